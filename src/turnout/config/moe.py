@@ -1,0 +1,137 @@
+"""A sparse layer and where it stands in a stack."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from turnout.config.errors import ConfigError, require
+from turnout.config.feed_forward import FeedForwardConfig
+from turnout.config.routers import RouterConfig, SwitchRouter
+
+Priority = Literal["token", "choice", "score", "random"]
+DispatcherName = Literal["sorted", "einsum"]
+ProductName = Literal["auto", "slices", "grouped_mm", "padded_bmm"]
+Rounding = Literal["nearest", "floor", "ceil", "ceil_multiple_of_4", "floor_multiple_of_4_up"]
+
+
+@dataclass(frozen=True)
+class RowsGroup:
+    """Routing group of ``rows`` whole rows of the batch; 1 is the default."""
+
+    kind: ClassVar[str] = "rows"
+    rows: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.rows >= 1, "moe.group.rows", self.rows, "at least 1")
+
+
+@dataclass(frozen=True)
+class DocumentGroup:
+    """Each segment of a packed row is a routing group of its own."""
+
+    kind: ClassVar[str] = "document"
+
+
+RoutingGroup = RowsGroup | DocumentGroup
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which layers of a stack are sparse: from ``first`` on, the last of every ``step`` layers.
+
+    ``step=2, first=0`` is every other layer (1, 3, 5, ..: Switch, GShard, Flaxformer);
+    ``step=1, first=1`` is all but the first (DeepSeekMoE 16B).
+    """
+
+    step: int = 2
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.step >= 1, "moe.placement.step", self.step, "at least 1")
+        require(self.first >= 0, "moe.placement.first", self.first, "at least 0")
+
+    def sparse_layers(self, num_layers: int) -> tuple[int, ...]:
+        """Indices of the sparse layers among ``num_layers``."""
+        return tuple(
+            i for i in range(self.first, num_layers) if (i - self.first) % self.step == self.step - 1
+        )
+
+
+@dataclass(frozen=True)
+class MoEConfig:
+    """A sparse feed-forward layer. Widths are the total ones; nothing is per device.
+
+    ``expert`` None means the stack's own feed-forward network. ``shared_experts`` is the number
+    of experts every token passes (DeepSeekMoE). ``extra_ffn`` adds ST-MoE's dense network behind
+    the layer, with its own norm and residual. A capacity factor of None drops nothing.
+    """
+
+    num_experts: int
+    router: RouterConfig = SwitchRouter()
+    expert: FeedForwardConfig | None = None
+    shared_experts: int = 0
+    extra_ffn: bool = False
+    expert_dropout: float = 0.0
+    init_scale: float = 0.1
+    placement: Placement = Placement()
+    group: RoutingGroup = RowsGroup()
+    train_capacity_factor: float | None = 1.25
+    eval_capacity_factor: float | None = None
+    capacity_rounding: Rounding = "nearest"
+    min_capacity: int = 4
+    priority: Priority = "token"
+    weights_after_drops: bool = False
+    allow_future_routing: bool = False
+    dispatcher: DispatcherName = "sorted"
+    product: ProductName = "auto"
+
+    def __post_init__(self) -> None:
+        require(self.num_experts >= 1, "moe.num_experts", self.num_experts, "at least 1")
+        k = self.router.candidates
+        require(
+            k <= self.num_experts,
+            "moe.router.k",
+            k,
+            f"at most moe.num_experts ({self.num_experts})",
+            "lower k or add experts",
+        )
+        for name in ("train_capacity_factor", "eval_capacity_factor"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ConfigError(
+                    f"moe.{name}", value, "above 0", "or none, which drops no token"
+                )
+        require(self.min_capacity >= 1, "moe.min_capacity", self.min_capacity, "at least 1")
+        require(self.shared_experts >= 0, "moe.shared_experts", self.shared_experts, "at least 0")
+        require(self.init_scale > 0, "moe.init_scale", self.init_scale, "above 0")
+        require(
+            0 <= self.expert_dropout < 1, "moe.expert_dropout", self.expert_dropout, "in [0, 1)"
+        )
+
+    def expert_capacity(self, factor: float | None, group_tokens: int) -> int | None:
+        """Slots of one expert in one group: ``rounded(factor * k * group_tokens / E)``.
+
+        A constant of the configuration, so that neither padding nor an appended token moves it
+        (Switch eq. 3; GShard: k = 2). The named roundings are those of the papers' code:
+        Flaxformer ``nearest``, Mesh-TF ``floor``, V-MoE ``ceil_multiple_of_4``, lingvo
+        ``floor_multiple_of_4_up`` (floor, then up to a multiple of 4). Never below
+        ``min_capacity``, never above ``group_tokens``.
+        """
+        if factor is None:
+            return None
+        exact = round(factor * self.router.active * group_tokens / self.num_experts, 9)
+        rounded = _ROUNDINGS[self.capacity_rounding](exact)
+        return min(max(rounded, self.min_capacity), group_tokens)
+
+
+def _up_to_4(value: int) -> int:
+    return -(-value // 4) * 4
+
+
+_ROUNDINGS = {
+    "nearest": round,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "ceil_multiple_of_4": lambda exact: _up_to_4(math.ceil(exact)),
+    "floor_multiple_of_4_up": lambda exact: _up_to_4(math.floor(exact)),
+}

@@ -1,0 +1,28 @@
+"""Noisy top-k gating (Shazeer et al. 2017, 1701.06538, section 2.1)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from turnout.config.errors import require
+
+
+@dataclass(frozen=True)
+class NoisyTopKRouter:
+    """Noise of learned scale on the logits in training; softmax over the kept ``k``."""
+
+    kind: ClassVar[str] = "noisy_top_k"
+    k: int = 4
+
+    def __post_init__(self) -> None:
+        require(self.k >= 1, "router.k", self.k, "at least 1")
+
+    @property
+    def candidates(self) -> int:
+        return self.k
+
+    @property
+    def active(self) -> int:
+        return self.k
+
+    def num_params(self, d_model: int, num_experts: int) -> int:
+        return 2 * d_model * num_experts

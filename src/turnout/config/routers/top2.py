@@ -1,0 +1,40 @@
+"""Top-2 with an optional second expert (GShard, 2006.16668, algorithm 1; Mesh-TF; ST-MoE)."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from turnout.config.errors import require
+from turnout.config.routers.exploration import Argmax, Exploration
+
+GSHARD_THRESHOLD = 0.5  # GShard keeps the second expert when 2 * g2 > U(0, 1)
+MESH_THRESHOLD = 0.2  # Mesh-TF and ST-MoE keep it with probability min(1, g2 / 0.2)
+
+
+@dataclass(frozen=True)
+class Top2Router:
+    """Two experts, weights renormalised over the pair before the second may be declined.
+
+    ``second`` is the policy in training: ``random`` keeps the second expert with probability
+    ``min(1, g2 / threshold)``, ``threshold`` keeps it when ``g2 > threshold``, ``all`` always,
+    ``none`` never. Evaluation has no noise, so ``second_in_evaluation`` offers the other three.
+    """
+
+    kind: ClassVar[str] = "top2"
+    second: Literal["random", "threshold", "all", "none"] = "random"
+    second_in_evaluation: Literal["threshold", "all", "none"] = "all"
+    threshold: float = MESH_THRESHOLD
+    exploration: Exploration = Argmax()
+
+    def __post_init__(self) -> None:
+        require(self.threshold > 0, "router.threshold", self.threshold, "above 0")
+
+    @property
+    def candidates(self) -> int:
+        return 2
+
+    @property
+    def active(self) -> int:
+        return 2
+
+    def num_params(self, d_model: int, num_experts: int) -> int:
+        return d_model * num_experts

@@ -1,0 +1,39 @@
+"""Top-k token choice with the three published combine weights."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from turnout.config.errors import require
+from turnout.config.routers.exploration import Argmax, Exploration
+
+CombineWeights = Literal["raw", "renormalised", "softmax_of_selected"]
+
+
+@dataclass(frozen=True)
+class TopKRouter:
+    """``k`` experts a token; ``weights`` names the combine weight.
+
+    ``raw``: the softmax probabilities (V-MoE, Flaxformer, OLMoE, DeepSeekMoE).
+    ``renormalised``: divided by their sum over the chosen, before drops (GShard, Mesh-TF, Qwen3).
+    ``softmax_of_selected``: softmax over the chosen logits alone (Mixtral); the same numbers as
+    ``renormalised``, by another route through float32.
+    """
+
+    kind: ClassVar[str] = "top_k"
+    k: int = 2
+    weights: CombineWeights = "renormalised"
+    exploration: Exploration = Argmax()
+
+    def __post_init__(self) -> None:
+        require(self.k >= 1, "router.k", self.k, "at least 1")
+
+    @property
+    def candidates(self) -> int:
+        return self.k
+
+    @property
+    def active(self) -> int:
+        return self.k
+
+    def num_params(self, d_model: int, num_experts: int) -> int:
+        return d_model * num_experts

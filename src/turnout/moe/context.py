@@ -1,0 +1,112 @@
+"""What a router may know beside the hidden states: one frozen value, built once a forward.
+
+Axes: B batch, S sequence, G routing groups.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from turnout.config.errors import UserError
+from turnout.pytree import pytree
+
+
+@pytree(static=("num_groups", "groups_per_block", "progress"))
+@dataclass(frozen=True)
+class RoutingContext:
+    """Everything about the tokens of one stack that routing may depend on.
+
+    Attributes:
+        mask: True for real tokens. Padding takes no slot, no count and no part in a loss.
+        group: routing group of each token, 0 .. num_groups - 1.
+        position: index of each token among the real tokens of its row; noise is keyed by it, so
+            that padding on either side moves nothing.
+        keys: one random key a row, a function of (seed, step, global row) alone.
+        num_groups: number of routing groups, G, some of which may be empty.
+        groups_per_block: routing groups that share one contiguous block of T * this / G tokens;
+            1 for groups of whole rows, the bound on segments a row for documents.
+        token_ids: vocabulary ids, for routers that read them.
+        labels: one integer a row (domain, language or task), for routers that read it.
+        progress: share of the run that is done, in [0, 1], for routers that anneal.
+    """
+
+    mask: Bool[Tensor, "B S"]
+    group: Int[Tensor, "B S"]
+    position: Int[Tensor, "B S"]
+    keys: Int[Tensor, " B"]
+    num_groups: int
+    groups_per_block: int = 1
+    token_ids: Int[Tensor, "B S"] | None = None
+    labels: Int[Tensor, " B"] | None = None
+    progress: float = 0.0
+
+    @staticmethod
+    def of(mask: Bool[Tensor, "B S"]) -> "RoutingContext":
+        """The trivial context: every row is a group, keys are the row numbers."""
+        return RoutingContext.build(mask)
+
+    @staticmethod
+    def build(
+        mask: Bool[Tensor, "B S"],
+        *,
+        keys: Int[Tensor, " B"] | None = None,
+        rows: int = 1,
+        token_ids: Int[Tensor, "B S"] | None = None,
+        labels: Int[Tensor, " B"] | None = None,
+        progress: float = 0.0,
+    ) -> "RoutingContext":
+        """Groups of ``rows`` whole rows.
+
+        Raises:
+            UserError: ``rows`` does not divide the batch, so that a group would be cut.
+        """
+        batch, length = mask.shape
+        if batch % rows:
+            valid = ", ".join(str(n) for n in range(rows, 4 * rows + 1, rows))
+            raise UserError(
+                f"a batch of {batch} rows cuts a routing group of {rows} rows: "
+                f"use a micro-batch of {valid}, .. rows"
+            )
+        row = torch.arange(batch, device=mask.device)
+        return RoutingContext(
+            mask=mask,
+            group=(row // rows).unsqueeze(1).expand(batch, length),
+            position=_positions(mask),
+            keys=row if keys is None else keys,
+            num_groups=batch // rows,
+            token_ids=token_ids,
+            labels=labels,
+            progress=progress,
+        )
+
+    @staticmethod
+    def documents(
+        mask: Bool[Tensor, "B S"],
+        segment: Int[Tensor, "B S"],
+        max_segments: int,
+        *,
+        keys: Int[Tensor, " B"] | None = None,
+        token_ids: Int[Tensor, "B S"] | None = None,
+        labels: Int[Tensor, " B"] | None = None,
+        progress: float = 0.0,
+    ) -> "RoutingContext":
+        """A group for every segment; segments of a row count from 1, padding is segment 0."""
+        batch = mask.shape[0]
+        row = torch.arange(batch, device=mask.device)
+        return RoutingContext(
+            mask=mask,
+            group=row.unsqueeze(1) * max_segments + (segment - 1).clamp(min=0),
+            position=_positions(mask),
+            keys=row if keys is None else keys,
+            num_groups=batch * max_segments,
+            groups_per_block=max_segments,
+            token_ids=token_ids,
+            labels=labels,
+            progress=progress,
+        )
+
+
+def _positions(mask: Bool[Tensor, "B S"]) -> Int[Tensor, "B S"]:
+    return (mask.cumsum(1) - 1).clamp(min=0)

@@ -1,0 +1,99 @@
+"""What a router and a layer report: additive sums, a row a routing group, O(G * E).
+
+They add over groups, micro-batches and ranks; nothing here is an average. Axes: G routing
+groups, E experts.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from turnout.pytree import pytree
+
+
+@pytree()
+@dataclass(frozen=True)
+class RouterStats:
+    """Counts are int64 and carry no gradient; the float32 sums do.
+
+    Attributes:
+        tokens: real tokens.
+        assigned: live assignments of each expert, all choices, before capacity.
+        first_choice: the same for first choices alone.
+        probability: sum over tokens of each expert's probability.
+        weight: sum of each expert's combine weights (Shazeer's importance).
+        load: Shazeer's smooth load; zero for routers without noise.
+        z: sum of squared log-sum-exp of the logits (ST-MoE eq. 5).
+        entropy: sum of the entropies of the probabilities, in nats.
+        top_probability: sum of each token's largest probability.
+    """
+
+    tokens: Int[Tensor, " G"]
+    assigned: Int[Tensor, "G E"]
+    first_choice: Int[Tensor, "G E"]
+    probability: Float[Tensor, "G E"]
+    weight: Float[Tensor, "G E"]
+    load: Float[Tensor, "G E"]
+    z: Float[Tensor, " G"]
+    entropy: Float[Tensor, " G"]
+    top_probability: Float[Tensor, " G"]
+
+
+@pytree(static=("name", "stack", "top_k"))
+@dataclass(frozen=True)
+class LayerStats:
+    """A router's report and what the layer made of it.
+
+    Attributes:
+        name: the layer's, such as ``decoder.3.moe``.
+        stack: ``encoder`` or ``decoder``: names the totals that divide the sums.
+        top_k: experts that compute a token when nothing is dropped.
+        router: the router's own sums.
+        kept: assignments of each expert that found a slot.
+        unrouted: real tokens without a kept assignment.
+        extra: a sum for layers with a term of their own; zero otherwise.
+    """
+
+    name: str
+    stack: str
+    top_k: int
+    router: RouterStats
+    kept: Int[Tensor, "G E"]
+    unrouted: Int[Tensor, " G"]
+    extra: Float[Tensor, " G"]
+
+
+@pytree()
+@dataclass(frozen=True)
+class LayerDecision:
+    """One layer's routing, token-major; ``expert`` is -1 where nothing was kept.
+
+    Attributes:
+        expert: chosen expert of each choice.
+        weight: its combine weight.
+        log_probability: logarithm of its probability under the router, float32.
+    """
+
+    expert: Int[Tensor, "B S K"]
+    weight: Float[Tensor, "B S K"]
+    log_probability: Float[Tensor, "B S K"]
+
+
+def group_sum(values: Float[Tensor, "T *A"], group: Int[Tensor, " T"], groups: int) -> Tensor:
+    """Sums rows of ``values`` by group, deterministically: [T, ..] -> [G, ..]."""
+    out = values.new_zeros((groups, *values.shape[1:]))
+    return out.index_add(0, group, values)
+
+
+def count_by_expert(
+    expert: Int[Tensor, " N"],
+    group: Int[Tensor, " N"],
+    live: Tensor,
+    shape: tuple[int, int],
+) -> Int[Tensor, "G E"]:
+    """Counts live entries by (group, expert); works under fake tensors."""
+    groups, experts = shape
+    flat = torch.zeros(groups * experts, dtype=torch.int64, device=expert.device)
+    return flat.scatter_add_(0, group * experts + expert, live.long()).view(groups, experts)
