@@ -1,0 +1,78 @@
+"""The dense feed-forward network: the twin of one expert. Axes: D width, F hidden width."""
+
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from turnout.config.feed_forward import FeedForwardConfig
+from turnout.nn.activations import activate
+from turnout.nn.init import truncated_normal_
+
+
+@final
+class FeedForward(nn.Module):
+    """``y = act(x W_in) W_out``, gated and with biases as the configuration says.
+
+    Weights are float32 and cast to the dtype of ``x``; dropout acts on the hidden activation.
+    """
+
+    def __init__(self, d_model: int, config: FeedForwardConfig, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.config = config
+        self.dropout = nn.Dropout(dropout)
+        self.w_in = nn.Parameter(torch.empty(config.d_ff, d_model))
+        self.w_gate = nn.Parameter(torch.empty(config.d_ff, d_model)) if config.gated else None
+        self.w_out = nn.Parameter(torch.empty(d_model, config.d_ff))
+        hidden = config.d_ff if config.bias else None
+        self.b_in = _vector(hidden)
+        self.b_gate = _vector(hidden if config.gated else None)
+        self.b_out = _vector(d_model if config.bias else None)
+        self.hidden_bias = _vector(config.d_ff if config.hidden_bias != "none" else None)
+
+    def init_weights(
+        self,
+        generator: torch.Generator | None = None,
+        *,
+        std: float | None = None,
+        scale: float = 1.0,
+    ) -> None:
+        """Truncated normal of std ``sqrt(scale / fan_in)``, or of ``std`` where given."""
+        for weight in (self.w_in, self.w_gate, self.w_out):
+            if weight is not None:
+                fan_in_std = (scale / weight.shape[1]) ** 0.5
+                cut = 2.0 if std is None else 3.0
+                truncated_normal_(weight, fan_in_std if std is None else std, generator, cut=cut)
+        for bias in (self.b_in, self.b_gate, self.b_out):
+            if bias is not None:
+                nn.init.zeros_(bias)
+        if self.hidden_bias is not None:
+            nn.init.constant_(self.hidden_bias, float(self.config.hidden_bias == "multiplicative"))
+
+    def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
+        x_gate = None
+        if self.w_gate is not None:
+            x_gate = F.linear(x, self.w_gate.to(x.dtype), _cast(self.b_gate, x.dtype))
+        x_in = F.linear(x, self.w_in.to(x.dtype), _cast(self.b_in, x.dtype))
+        hidden = activate(self.config.activation, x_in, x_gate)
+        if self.hidden_bias is not None:
+            hidden = apply_hidden_bias(hidden, self.hidden_bias.to(x.dtype), self.config)
+        hidden = self.dropout(hidden)
+        return F.linear(hidden, self.w_out.to(x.dtype), _cast(self.b_out, x.dtype))
+
+
+def apply_hidden_bias(
+    hidden: Float[Tensor, "*N F"], bias: Float[Tensor, "*M F"], config: FeedForwardConfig
+) -> Float[Tensor, "*N F"]:
+    """ST-MoE's B: added to, or multiplied with, the hidden activation before ``W_out``."""
+    return hidden * bias if config.hidden_bias == "multiplicative" else hidden + bias
+
+
+def _vector(size: int | None) -> nn.Parameter | None:
+    return None if size is None else nn.Parameter(torch.empty(size))
+
+
+def _cast(bias: nn.Parameter | None, dtype: torch.dtype) -> Tensor | None:
+    return None if bias is None else bias.to(dtype)
