@@ -1,0 +1,7 @@
+"""Models built from configurations: ``build(config) -> Model``."""
+
+from turnout.models.base import Model
+from turnout.models.build import build
+from turnout.models.outputs import ModelOutput
+
+__all__ = ["Model", "ModelOutput", "build"]

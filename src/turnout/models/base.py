@@ -1,0 +1,86 @@
+"""What every model answers, whatever its family."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import nn
+
+from turnout.config.errors import UserError
+from turnout.config.model import ModelConfig
+from turnout.data.batch import Batch, Stream
+from turnout.models.cache import Cache
+from turnout.models.outputs import ModelOutput
+from turnout.moe.layer import MoELayer
+from turnout.moe.record import RoutingRecord
+from turnout.moe.stats import LayerDecision, LayerStats
+
+
+class Model(nn.Module, ABC):
+    """A language model: embedding, one or two stacks, head.
+
+    Parameters are float32; ``dtype`` is the compute dtype, to which layers cast explicitly.
+    """
+
+    config: ModelConfig
+    dtype: torch.dtype
+
+    @abstractmethod
+    def forward(
+        self, batch: Batch, *, cache: Cache | None = None, routing: bool = False
+    ) -> ModelOutput:
+        """Hidden states of the decoder's tokens.
+
+        With a ``cache`` the batch holds new tokens only, behind those the cache has seen; it is
+        used up, and the output carries the one to go on with. ``routing`` asks for the decisions
+        of the sparse layers.
+
+        Raises:
+            UserError: a cache with gradients on, without room, or with packed rows; an
+                encoder's stream where there is no encoder, or none where there is one.
+        """
+
+    @abstractmethod
+    def init_weights(self, seed: int) -> None:
+        """Fills all weights from one generator; equal seeds give equal weights."""
+
+    @abstractmethod
+    def sparse_layers(self) -> dict[str, MoELayer]:
+        """The sparse layers by name (``decoder.3.moe``), in order."""
+
+    @abstractmethod
+    def empty_cache(self, batch: int, max_length: int) -> Cache:
+        """A cache for ``batch`` rows of at most ``max_length`` decoder tokens."""
+
+
+def advance(cache: Cache | None, stream: Stream) -> Cache | None:
+    """The cache with the tokens of ``stream`` counted in.
+
+    Raises:
+        UserError: the stream is packed, gradients are on, or the cache is full.
+    """
+    if cache is None:
+        return None
+    refuse_packed(stream)
+    return cache.advanced(stream.mask)
+
+
+def refuse_packed(stream: Stream) -> None:
+    """A cache knows one segment a row.
+
+    Raises:
+        UserError: the stream may hold more.
+    """
+    if stream.max_segments > 1:
+        raise UserError(
+            f"a KV cache takes one segment a row, this stream up to {stream.max_segments}: "
+            "give each document a row of its own"
+        )
+
+
+def record(
+    layers: tuple[LayerStats, ...], decisions: tuple[LayerDecision, ...], wanted: bool
+) -> RoutingRecord | None:
+    """The decisions with the names of their layers, if wanted."""
+    if not wanted:
+        return None
+    return RoutingRecord(tuple(layer.name for layer in layers), decisions)

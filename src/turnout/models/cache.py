@@ -1,0 +1,85 @@
+"""What generation remembers: keys and values of every layer, for both model families.
+
+Axes: B batch, M slots of a row, E encoder positions, KV key-value heads, d width of a head.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from turnout.config.attention import AttentionConfig
+from turnout.config.errors import UserError
+from turnout.nn.attention import KeyValues, Slots
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the decoder reads of the encoder, computed once: one KeyValues a decoder layer."""
+
+    layers: tuple[KeyValues, ...]
+    mask: Bool[Tensor, "B E"]
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Room for ``max_length`` decoder tokens a row; the first ``used`` are written.
+
+    A forward pass writes into the room in place and returns the value that says so: the cache
+    that was given is used up. Rows may be padded on the left; ``mask`` remembers where.
+    """
+
+    layers: tuple[KeyValues, ...]
+    mask: Bool[Tensor, "B M"]
+    used: int = 0
+    memory: Memory | None = None
+
+    @staticmethod
+    def empty(
+        config: AttentionConfig,
+        num_layers: int,
+        *,
+        batch: int,
+        max_length: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> "Cache":
+        """A cache with nothing in it."""
+        shape = (batch, config.kv_heads, max_length, config.head_dim)
+        return Cache(
+            layers=tuple(
+                KeyValues(
+                    torch.zeros(shape, dtype=dtype, device=device),
+                    torch.zeros(shape, dtype=dtype, device=device),
+                )
+                for _ in range(num_layers)
+            ),
+            mask=torch.zeros((batch, max_length), dtype=torch.bool, device=device),
+        )
+
+    @property
+    def max_length(self) -> int:
+        return self.mask.shape[1]
+
+    def slots(self, layer: int, new: int) -> Slots:
+        """The room of one layer, to be written from the last ``new`` tokens counted in."""
+        room = self.layers[layer]
+        return Slots(room.keys, room.values, self.used - new)
+
+    def advanced(self, mask: Bool[Tensor, "B S"]) -> "Cache":
+        """The cache with the tokens of ``mask`` counted in; their mask is written in place.
+
+        Raises:
+            UserError: gradients are on, or there is no room left.
+        """
+        if torch.is_grad_enabled():
+            raise UserError("a KV cache keeps no gradient: call the model under torch.no_grad()")
+        end = self.used + mask.shape[1]
+        if end > self.max_length:
+            raise UserError(
+                f"cache: {end} tokens do not fit into max_length {self.max_length}: "
+                "ask for a longer one with model.empty_cache"
+            )
+        self.mask[:, self.used : end] = mask
+        return replace(self, used=end)

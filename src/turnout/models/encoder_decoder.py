@@ -1,0 +1,145 @@
+"""An encoder that reads all of its row, and a decoder that reads it while it writes its own."""
+
+from dataclasses import replace
+from typing import final
+
+import torch
+
+from turnout.config.errors import UserError
+from turnout.config.model import EncoderDecoderConfig
+from turnout.data.batch import Batch, Stream
+from turnout.models.base import Model, advance, record, refuse_packed
+from turnout.models.cache import Cache
+from turnout.models.contexts import routing_context
+from turnout.models.head import Head
+from turnout.models.initial import deviations
+from turnout.models.outputs import ModelOutput
+from turnout.models.shape import StackShape
+from turnout.models.stack import Encoded, Stack
+from turnout.moe.layer import MoELayer
+from turnout.moe.stats import LayerDecision, LayerStats
+from turnout.nn.attention import attention_mask
+from turnout.nn.embedding import Embedding
+from turnout.nn.init import truncated_normal_
+from turnout.nn.linear import Linear
+
+Reports = tuple[tuple[LayerStats, ...], tuple[LayerDecision, ...]]
+
+
+@final
+class EncoderDecoder(Model):
+    """One embedding for both stacks, and a head (the same weights when tied)."""
+
+    config: EncoderDecoderConfig
+
+    def __init__(
+        self, config: EncoderDecoderConfig, *, dtype: torch.dtype, recompute: bool
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.dtype = dtype
+        self.deviations = deviations(config.initialisation, config.d_model)
+        self.embedding = Embedding(config.vocab_size, config.d_model, dtype)
+        self.encoder = Stack(_shape(config, recompute, decoder=False))
+        self.decoder = Stack(_shape(config, recompute, decoder=True))
+        self.head = None if config.tied else Linear(config.d_model, config.vocab_size)
+
+    def init_weights(self, seed: int) -> None:
+        generator = torch.Generator(self.embedding.weight.device).manual_seed(seed)
+        truncated_normal_(self.embedding.weight, self.deviations.embedding, generator, cut=3.0)
+        self.encoder.init_weights(generator, self.deviations)
+        self.decoder.init_weights(generator, self.deviations)
+        if self.head is not None:
+            truncated_normal_(self.head.weight, self.deviations.head, generator, cut=3.0)
+
+    def sparse_layers(self) -> dict[str, MoELayer]:
+        return self.encoder.sparse_layers() | self.decoder.sparse_layers()
+
+    def empty_cache(self, batch: int, max_length: int) -> Cache:
+        return Cache.empty(
+            self.config.attention,
+            self.config.decoder_layers,
+            batch=batch,
+            max_length=max_length,
+            dtype=self.dtype,
+            device=self.embedding.weight.device,
+        )
+
+    def forward(
+        self, batch: Batch, *, cache: Cache | None = None, routing: bool = False
+    ) -> ModelOutput:
+        """As ``Model.forward``; the encoder runs unless the cache remembers what it said."""
+        cache = advance(cache, batch.decoder)
+        if cache is None:
+            encoded, encoder_reports = self._encode(batch)
+        else:
+            cache, encoded, encoder_reports = self._remember(batch, cache)
+        context = routing_context(batch.decoder, batch, self.config.moe, cached=cache is not None)
+        hidden, layers, decisions = self.decoder(
+            self.embedding(batch.decoder.ids),
+            batch.decoder,
+            context,
+            encoded=encoded,
+            cache=cache,
+        )
+        layers = encoder_reports[0] + layers
+        return ModelOutput(
+            hidden=hidden,
+            head=self._head(),
+            layers=layers,
+            cache=cache,
+            routing=record(layers, encoder_reports[1] + decisions, routing),
+        )
+
+    def _encode(self, batch: Batch) -> tuple[Encoded, Reports]:
+        stream = _encoder_stream(batch)
+        context = routing_context(stream, batch, self.config.moe)
+        states, layers, decisions = self.encoder(self.embedding(stream.ids), stream, context)
+        allowed = attention_mask(batch.decoder.segment, stream.segment, stream.mask, causal=False)
+        return Encoded(allowed, states), (layers, decisions)
+
+    def _remember(self, batch: Batch, cache: Cache) -> tuple[Cache, Encoded, Reports]:
+        reports: Reports = ((), ())
+        if cache.memory is None:
+            stream = _encoder_stream(batch)
+            refuse_packed(stream)
+            context = routing_context(stream, batch, self.config.moe, cached=True)
+            states, *found = self.encoder(self.embedding(stream.ids), stream, context)
+            reports = (found[0], found[1])
+            cache = replace(cache, memory=self.decoder.remember(states, stream.mask))
+        assert cache.memory is not None
+        known = cache.memory.mask
+        allowed = attention_mask(batch.decoder.mask.long(), known.long(), known, causal=False)
+        return cache, Encoded(allowed), reports
+
+    def _head(self) -> Head:
+        if self.head is not None:
+            return Head(self.head.weight)
+        return Head(self.embedding.weight, self.deviations.shared_logits)
+
+
+def _encoder_stream(batch: Batch) -> Stream:
+    if batch.encoder is None:
+        raise UserError(
+            "batch.encoder is missing, which an encoder_decoder model reads: use the span objective"
+        )
+    return batch.encoder
+
+
+def _shape(config: EncoderDecoderConfig, recompute: bool, *, decoder: bool) -> StackShape:
+    return StackShape(
+        name="decoder" if decoder else "encoder",
+        num_layers=config.decoder_layers if decoder else config.encoder_layers,
+        first_index=config.encoder_layers if decoder else 0,
+        d_model=config.d_model,
+        attention=config.attention,
+        feed_forward=config.feed_forward,
+        moe=config.moe,
+        positions=config.positions,
+        length=config.decoder_length if decoder else config.encoder_length,
+        dropout=config.dropout,
+        epsilon=config.norm_epsilon,
+        causal=decoder,
+        cross=decoder,
+        recompute=recompute,
+    )

@@ -1,0 +1,109 @@
+"""The output head and its loss, which never holds the logits of all tokens at once.
+
+Axes: T tokens, C tokens of a chunk, D width, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+CHUNK_ELEMENTS = 1 << 23  # logits of a chunk: 32 MiB in float32
+
+
+@dataclass(frozen=True)
+class HeadLoss:
+    """Sums over the positions that carry loss.
+
+    Attributes:
+        nats: cross-entropy, float32, with gradient.
+        z: squared log-sum-exp of the logits, float32, with gradient; zero unless asked for.
+        count: number of positions, int64.
+    """
+
+    nats: Float[Tensor, ""]
+    z: Float[Tensor, ""]
+    count: Int[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A view of the output weights; ``scale`` multiplies the hidden states before them.
+
+    T5 1.0 shares the weights with the embedding and scales by d_model^-0.5. The product has the
+    dtype of the hidden states, everything after it is float32.
+    """
+
+    weight: Float[Tensor, "V D"]
+    scale: float = 1.0
+
+    def logits(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
+        """Float32 logits; for a few positions, since the vocabulary is wide."""
+        return F.linear(hidden * self.scale, self.weight.to(hidden.dtype)).float()
+
+    def cross_entropy(
+        self,
+        hidden: Float[Tensor, "B S D"],
+        targets: Int[Tensor, "B S"],
+        mask: Bool[Tensor, "B S"],
+        *,
+        z: bool = False,
+    ) -> HeadLoss:
+        """Summed cross-entropy of ``targets`` where ``mask``, and the z term if asked for.
+
+        Gradients are exact; the logits of a chunk are computed again in the backward pass.
+        """
+        rows = (hidden * self.scale).flatten(0, 1)
+        nats, squares = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            rows, self.weight, targets.flatten(), mask.flatten(), z
+        )
+        return HeadLoss(nats, squares, mask.sum())
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """(sum of ``lse - logit[target]``, sum of ``lse^2``) over the masked rows."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, mask: Tensor, z: bool
+    ) -> tuple[Tensor, Tensor]:
+        cast = weight.to(rows.dtype)
+        nats = torch.zeros((), dtype=torch.float32, device=rows.device)
+        squares = torch.zeros_like(nats)
+        for part in _chunks(rows.shape[0], weight.shape[0]):
+            logits = F.linear(rows[part], cast).float()
+            lse = logits.logsumexp(-1)
+            target = logits.gather(1, targets[part].unsqueeze(1)).squeeze(1)
+            nats = nats + torch.where(mask[part], lse - target, 0.0).sum()
+            if z:
+                squares = squares + torch.where(mask[part], lse.square(), 0.0).sum()
+        ctx.save_for_backward(rows, weight, targets, mask)
+        ctx.z = z
+        return nats, squares
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Any) -> tuple[Tensor | None, ...]:
+        """d nats / d logits = p - onehot; d lse^2 / d logits = 2 lse p; p the softmax."""
+        rows, weight, targets, mask = ctx.saved_tensors
+        nats_up, squares_up = upstream
+        cast = weight.to(rows.dtype)
+        rows_grad = torch.empty_like(rows)
+        weight_grad = torch.zeros_like(weight)
+        for part in _chunks(rows.shape[0], weight.shape[0]):
+            logits = F.linear(rows[part], cast).float()
+            lse = logits.logsumexp(-1, keepdim=True)
+            factor = nats_up + 2.0 * squares_up * lse if ctx.z else nats_up.expand_as(lse)
+            grad = (logits - lse).exp() * factor
+            grad.scatter_add_(1, targets[part].unsqueeze(1), -nats_up.expand_as(lse))
+            grad = torch.where(mask[part].unsqueeze(1), grad, 0.0).to(rows.dtype)
+            rows_grad[part] = grad @ cast
+            weight_grad += grad.t() @ rows[part]
+        return rows_grad, weight_grad, None, None, None
+
+
+def _chunks(tokens: int, vocabulary: int) -> list[slice]:
+    size = max(1, CHUNK_ELEMENTS // vocabulary)
+    return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]

@@ -1,0 +1,55 @@
+"""From the configured initialisation to the standard deviations of a model's parts."""
+
+from dataclasses import dataclass
+from functools import singledispatch
+
+from turnout.config.errors import UserError
+from turnout.config.initialisation import FanInInit, Initialisation, NormalInit
+
+
+@dataclass(frozen=True)
+class Deviations:
+    """Standard deviations, and what a shared embedding does to the logits.
+
+    Attributes:
+        matrix: of every matrix; None means ``sqrt(scale / fan_in)``.
+        scale: of the fan-in form.
+        embedding: of the token embeddings, shared with the head or not.
+        head: of a head with weights of its own.
+        position: of the tables of relative biases.
+        shared_logits: factor on the hidden states before a head that shares the embedding.
+    """
+
+    matrix: float | None
+    scale: float
+    embedding: float
+    head: float
+    position: float
+    shared_logits: float
+
+
+@singledispatch
+def deviations(initialisation: Initialisation, d_model: int) -> Deviations:
+    """The deviations of a model of width ``d_model``."""
+    raise UserError(f"model.initialisation = {initialisation!r}: no such initialisation")
+
+
+@deviations.register
+def _(initialisation: FanInInit, d_model: int) -> Deviations:
+    fan_in = (initialisation.scale / d_model) ** 0.5
+    return Deviations(
+        matrix=None,
+        scale=initialisation.scale,
+        embedding=1.0,
+        head=fan_in,
+        position=fan_in,
+        shared_logits=d_model**-0.5,
+    )
+
+
+@deviations.register
+def _(initialisation: NormalInit, d_model: int) -> Deviations:
+    std = initialisation.std
+    return Deviations(
+        matrix=std, scale=1.0, embedding=std, head=std, position=std, shared_logits=1.0
+    )

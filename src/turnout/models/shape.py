@@ -1,0 +1,39 @@
+"""One stack of a model, as the parts that build it need to know it."""
+
+from dataclasses import dataclass
+
+from turnout.config.attention import AttentionConfig
+from turnout.config.feed_forward import FeedForwardConfig
+from turnout.config.moe import MoEConfig
+from turnout.config.positions import Positions
+
+
+@dataclass(frozen=True)
+class StackShape:
+    """A stack of blocks; ``first_index`` numbers its blocks uniquely within the model.
+
+    ``length`` is the configured tokens of a row, from which expert capacity follows. A decoder
+    is causal; with ``cross`` it also reads an encoder's states.
+    """
+
+    name: str
+    num_layers: int
+    first_index: int
+    d_model: int
+    attention: AttentionConfig
+    feed_forward: FeedForwardConfig
+    moe: MoEConfig | None
+    positions: Positions
+    length: int
+    dropout: float
+    epsilon: float
+    causal: bool
+    cross: bool
+    recompute: bool
+
+    @property
+    def sparse(self) -> frozenset[int]:
+        """Indices of the sparse layers."""
+        if self.moe is None:
+            return frozenset()
+        return frozenset(self.moe.placement.sparse_layers(self.num_layers))

@@ -1,0 +1,142 @@
+"""A stack of blocks with its final norm.
+
+Axes: B batch, S sequence, D width, E encoder positions.
+"""
+
+from dataclasses import dataclass
+from typing import cast, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from turnout.data.batch import Stream
+from turnout.models.blocks import Block, BlockOutput, StackContext
+from turnout.models.cache import Cache, Memory
+from turnout.models.initial import Deviations
+from turnout.models.positions import position_bias, rotation
+from turnout.models.shape import StackShape
+from turnout.moe.context import RoutingContext
+from turnout.moe.layer import MoELayer
+from turnout.moe.stats import LayerDecision, LayerStats
+from turnout.nn.attention import attention_mask, biased
+from turnout.nn.norms import RMSNorm
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Which encoder positions a query may read, and their states unless a cache has them."""
+
+    allowed: Bool[Tensor, "B 1 S E"]
+    states: Float[Tensor, "B E D"] | None = None
+
+
+@final
+class Stack(nn.Module):
+    """Blocks, one after the other, between embedding and head.
+
+    With ``recompute`` a block's activations are computed again in the backward pass.
+    """
+
+    def __init__(self, shape: StackShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.position_bias = position_bias(shape.positions, shape, per_layer=False)
+        self.dropout = nn.Dropout(shape.dropout)
+        self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.num_layers))
+        self.norm = RMSNorm(shape.d_model, shape.epsilon)
+
+    def init_weights(self, generator: torch.Generator, deviation: Deviations) -> None:
+        if self.position_bias is not None:
+            self.position_bias.init_weights(generator, std=deviation.position)
+        for block in self._blocks():
+            block.init_weights(generator, deviation)
+        self.norm.init_weights()
+
+    def sparse_layers(self) -> dict[str, MoELayer]:
+        """Sparse layers by name, in order."""
+        return {
+            name: layer
+            for block in self._blocks()
+            for name, layer in block.feed_forward.sparse_layers().items()
+        }
+
+    def remember(self, states: Float[Tensor, "B E D"], mask: Bool[Tensor, "B E"]) -> Memory:
+        """Keys and values that the blocks' cross-attention reads of an encoder's states."""
+        layers = tuple(
+            block.cross_attention.attention.project(states)
+            for block in self._blocks()
+            if block.cross_attention is not None
+        )
+        return Memory(layers, mask)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B S D"],
+        stream: Stream,
+        routing: RoutingContext,
+        *,
+        encoded: Encoded | None = None,
+        cache: Cache | None = None,
+    ) -> tuple[Float[Tensor, "B S D"], tuple[LayerStats, ...], tuple[LayerDecision, ...]]:
+        """Hidden states after the last norm, and the report of every sparse layer.
+
+        ``cache`` already counts the tokens of ``stream`` in (``Cache.advanced``).
+        """
+        context = self._context(x, stream, routing, encoded, cache)
+        x = self.dropout(x)
+        layers: tuple[LayerStats, ...] = ()
+        decisions: tuple[LayerDecision, ...] = ()
+        for layer in range(self.shape.num_layers):
+            output = self._run(layer, x, context, cache)
+            x = output.hidden
+            layers += output.layers
+            decisions += output.decisions
+        return self.dropout(self.norm(x)), layers, decisions
+
+    def _blocks(self) -> list[Block]:
+        return cast(list[Block], list(self.blocks))
+
+    def _run(
+        self, layer: int, x: Float[Tensor, "B S D"], context: StackContext, cache: Cache | None
+    ) -> BlockOutput:
+        block = self.blocks[layer]
+        output: BlockOutput
+        if cache is not None:
+            memory = None if cache.memory is None else cache.memory.layers[layer]
+            output = block(x, context, cache.slots(layer, x.shape[1]), memory)
+        elif self.shape.recompute and torch.is_grad_enabled():
+            output = checkpoint(block, x, context, use_reentrant=False)
+        else:
+            output = block(x, context)
+        return output
+
+    def _context(
+        self,
+        x: Float[Tensor, "B S D"],
+        stream: Stream,
+        routing: RoutingContext,
+        encoded: Encoded | None,
+        cache: Cache | None,
+    ) -> StackContext:
+        start = 0 if cache is None else cache.used - x.shape[1]
+        if cache is None:
+            query, key, readable = stream.segment, stream.segment, stream.mask
+        else:
+            readable = cache.mask[:, : cache.used]
+            query, key = stream.mask.long(), readable.long()
+        allowed = attention_mask(query, key, readable, causal=self.shape.causal, start=start)
+        mask: Tensor = allowed
+        if self.position_bias is not None:
+            bias = self.position_bias(x.shape[1], key.shape[1], start)
+            mask = biased(allowed, bias, x.dtype)
+        return StackContext(
+            routing=routing,
+            allowed=allowed,
+            mask=mask,
+            start=start,
+            rotation=rotation(self.shape.positions, stream.position, self.shape.attention.head_dim),
+            encoded=None if encoded is None else encoded.states,
+            encoded_allowed=None if encoded is None else encoded.allowed,
+        )

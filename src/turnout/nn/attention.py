@@ -1,0 +1,163 @@
+"""Multi-head and grouped-query attention, to the row itself or to an encoder's states.
+
+Axes: B batch, S sequence, D width, H heads, Q queries, K keys, d width of a head.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from turnout.config.attention import AttentionConfig
+from turnout.nn.init import truncated_normal_
+from turnout.nn.linear import Linear
+from turnout.nn.norms import RMSNorm
+from turnout.nn.positions import Rotation
+
+
+@dataclass(frozen=True)
+class KeyValues:
+    """Keys (normalised and rotated) and values of one layer; KV are its key-value heads."""
+
+    keys: Float[Tensor, "B KV K d"]
+    values: Float[Tensor, "B KV K d"]
+
+
+@dataclass(frozen=True)
+class Slots:
+    """One layer's part of a cache: room for M tokens, of which ``used`` are written."""
+
+    keys: Float[Tensor, "B KV M d"]
+    values: Float[Tensor, "B KV M d"]
+    used: int
+
+    def extend(self, new: KeyValues) -> KeyValues:
+        """Writes ``new`` behind what is there, in place, and returns all that is written."""
+        end = self.used + new.keys.shape[2]
+        self.keys[:, :, self.used : end] = new.keys
+        self.values[:, :, self.used : end] = new.values
+        return KeyValues(self.keys[:, :, :end], self.values[:, :, :end])
+
+
+def attention_mask(
+    query_segment: Int[Tensor, "B Q"],
+    key_segment: Int[Tensor, "B K"],
+    key_mask: Bool[Tensor, "B K"],
+    *,
+    causal: bool,
+    start: int = 0,
+) -> Bool[Tensor, "B 1 Q K"]:
+    """True where query slot ``start + q`` may read key slot ``k``.
+
+    A query reads real tokens of its own segment, not after itself if ``causal``. Padding has
+    nothing to read; such a query is let to read everything, so that no row of the softmax is
+    empty: it stays finite on every kernel and nobody reads it.
+    """
+    allowed = (query_segment.unsqueeze(2) == key_segment.unsqueeze(1)) & key_mask.unsqueeze(1)
+    if causal:
+        device = key_mask.device
+        query = torch.arange(start, start + query_segment.shape[1], device=device)
+        key = torch.arange(key_segment.shape[1], device=device)
+        allowed = allowed & (key.unsqueeze(0) <= query.unsqueeze(1))
+    return (allowed | ~allowed.any(-1, keepdim=True)).unsqueeze(1)
+
+
+def biased(
+    mask: Bool[Tensor, "B 1 Q K"], bias: Float[Tensor, "1 H Q K"], dtype: torch.dtype
+) -> Float[Tensor, "B H Q K"]:
+    """The bias where ``mask`` is True, minus infinity elsewhere: what is added to the logits."""
+    return torch.where(mask, bias.to(dtype), -torch.inf)
+
+
+@final
+class Attention(nn.Module):
+    """Projections without bias, optional norms on queries and keys, and the weighted sum.
+
+    Weights are float32 and cast to the dtype of ``x``; norms and rotation are float32 inside.
+    """
+
+    def __init__(
+        self, d_model: int, config: AttentionConfig, *, epsilon: float, dropout: float
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.dropout = dropout
+        self.scale = config.head_dim**-0.5 if config.scaled else 1.0
+        self.query = Linear(d_model, config.q_width)
+        self.key = Linear(d_model, config.kv_width)
+        self.value = Linear(d_model, config.kv_width)
+        self.out = Linear(config.q_width, d_model)
+        widths = {
+            "none": None,
+            "head": (config.head_dim, config.head_dim),
+            "full": (config.q_width, config.kv_width),
+        }[config.qk_norm]
+        self.query_norm = None if widths is None else RMSNorm(widths[0], epsilon)
+        self.key_norm = None if widths is None else RMSNorm(widths[1], epsilon)
+
+    def init_weights(
+        self, generator: torch.Generator, *, std: float | None = None, scale: float = 1.0
+    ) -> None:
+        """Fan-in: ``sqrt(scale / inputs)``, or ``std`` for every matrix where given.
+
+        Without the division of the logits by ``sqrt(head_dim)`` the query's deviation takes it,
+        as in T5: ``(d_model * head_dim)^-0.5``.
+        """
+        for linear in (self.query, self.key, self.value, self.out):
+            fan_in = linear.weight.shape[1]
+            if linear is self.query and not self.config.scaled:
+                fan_in *= self.config.head_dim
+            fan_in_std = (scale / fan_in) ** 0.5
+            cut = 2.0 if std is None else 3.0
+            truncated_normal_(linear.weight, fan_in_std if std is None else std, generator, cut=cut)
+        for norm in (self.query_norm, self.key_norm):
+            if norm is not None:
+                norm.init_weights()
+
+    def project(
+        self, source: Float[Tensor, "B K D"], rotation: Rotation | None = None
+    ) -> KeyValues:
+        """Keys and values of ``source``, the row itself or an encoder's states."""
+        keys = self._heads(self.key(source), self.config.kv_heads, self.key_norm)
+        values = self._heads(self.value(source), self.config.kv_heads, None)
+        return KeyValues(keys if rotation is None else rotation.apply(keys), values)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B Q D"],
+        read: KeyValues,
+        mask: Bool[Tensor, "B 1 Q K"] | Float[Tensor, "B H Q K"],
+        rotation: Rotation | None = None,
+    ) -> Float[Tensor, "B Q D"]:
+        """Queries of ``x`` over the keys and values of ``read``.
+
+        ``mask`` is True where a query may read, or the bias with minus infinity elsewhere.
+        """
+        queries = self._heads(self.query(x), self.config.num_heads, self.query_norm)
+        if rotation is not None:
+            queries = rotation.apply(queries)
+        mixed = F.scaled_dot_product_attention(
+            queries,
+            read.keys,
+            read.values,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            scale=self.scale,
+            enable_gqa=self.config.kv_heads != self.config.num_heads,
+        )
+        joined: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return joined
+
+    def _heads(
+        self, x: Float[Tensor, "B S W"], heads: int, norm: RMSNorm | None
+    ) -> Float[Tensor, "B h S d"]:
+        """Splits the last dimension into heads; a norm acts over a head or over the whole."""
+        if norm is not None and self.config.qk_norm == "full":
+            x = norm(x)
+        split = x.view(*x.shape[:2], heads, self.config.head_dim).transpose(1, 2)
+        if norm is not None and self.config.qk_norm == "head":
+            split = norm(split)
+        return split
