@@ -1,7 +1,7 @@
 """A sparse layer and where it stands in a stack."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from turnout.config.errors import ConfigError, require
@@ -24,12 +24,21 @@ class RowsGroup:
     def __post_init__(self) -> None:
         require(self.rows >= 1, "moe.group.rows", self.rows, "at least 1")
 
+    @property
+    def within_row(self) -> bool:
+        """Whether a group never spans rows of the batch."""
+        return self.rows == 1
+
 
 @dataclass(frozen=True)
 class DocumentGroup:
     """Each segment of a packed row is a routing group of its own."""
 
     kind: ClassVar[str] = "document"
+
+    @property
+    def within_row(self) -> bool:
+        return True
 
 
 RoutingGroup = RowsGroup | DocumentGroup
@@ -53,7 +62,9 @@ class Placement:
     def sparse_layers(self, num_layers: int) -> tuple[int, ...]:
         """Indices of the sparse layers among ``num_layers``."""
         return tuple(
-            i for i in range(self.first, num_layers) if (i - self.first) % self.step == self.step - 1
+            i
+            for i in range(self.first, num_layers)
+            if (i - self.first) % self.step == self.step - 1
         )
 
 
@@ -67,14 +78,14 @@ class MoEConfig:
     """
 
     num_experts: int
-    router: RouterConfig = SwitchRouter()
+    router: RouterConfig = field(default_factory=SwitchRouter)
     expert: FeedForwardConfig | None = None
     shared_experts: int = 0
     extra_ffn: bool = False
     expert_dropout: float = 0.0
     init_scale: float = 0.1
-    placement: Placement = Placement()
-    group: RoutingGroup = RowsGroup()
+    placement: Placement = field(default_factory=Placement)
+    group: RoutingGroup = field(default_factory=RowsGroup)
     train_capacity_factor: float | None = 1.25
     eval_capacity_factor: float | None = None
     capacity_rounding: Rounding = "nearest"
@@ -98,15 +109,24 @@ class MoEConfig:
         for name in ("train_capacity_factor", "eval_capacity_factor"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ConfigError(
-                    f"moe.{name}", value, "above 0", "or none, which drops no token"
-                )
+                raise ConfigError(f"moe.{name}", value, "above 0", "or none, which drops no token")
         require(self.min_capacity >= 1, "moe.min_capacity", self.min_capacity, "at least 1")
         require(self.shared_experts >= 0, "moe.shared_experts", self.shared_experts, "at least 0")
         require(self.init_scale > 0, "moe.init_scale", self.init_scale, "above 0")
         require(
             0 <= self.expert_dropout < 1, "moe.expert_dropout", self.expert_dropout, "in [0, 1)"
         )
+
+    def expert_ffn(self, feed_forward: FeedForwardConfig) -> FeedForwardConfig:
+        """The shape of one expert in a stack whose dense layers are ``feed_forward``."""
+        return feed_forward if self.expert is None else self.expert
+
+    def shared_ffn(self, feed_forward: FeedForwardConfig) -> FeedForwardConfig | None:
+        """The shared experts as one network of their summed width; None without any."""
+        if self.shared_experts == 0:
+            return None
+        expert = self.expert_ffn(feed_forward)
+        return replace(expert, d_ff=self.shared_experts * expert.d_ff)
 
     def expert_capacity(self, factor: float | None, group_tokens: int) -> int | None:
         """Slots of one expert in one group: ``rounded(factor * k * group_tokens / E)``.

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from turnout.pytree import pytree
 from turnout.moe.stats import LayerDecision
+from turnout.pytree import pytree
 
 
 @pytree(static=("names",))

@@ -41,7 +41,7 @@ class RouterStats:
     top_probability: Float[Tensor, " G"]
 
 
-@pytree(static=("name", "stack", "top_k"))
+@pytree(static=("name", "stack", "choices", "active"))
 @dataclass(frozen=True)
 class LayerStats:
     """A router's report and what the layer made of it.
@@ -49,7 +49,8 @@ class LayerStats:
     Attributes:
         name: the layer's, such as ``decoder.3.moe``.
         stack: ``encoder`` or ``decoder``: names the totals that divide the sums.
-        top_k: experts that compute a token when nothing is dropped.
+        choices: candidates a token names.
+        active: experts that compute a token when nothing is dropped.
         router: the router's own sums.
         kept: assignments of each expert that found a slot.
         unrouted: real tokens without a kept assignment.
@@ -58,7 +59,8 @@ class LayerStats:
 
     name: str
     stack: str
-    top_k: int
+    choices: int
+    active: int
     router: RouterStats
     kept: Int[Tensor, "G E"]
     unrouted: Int[Tensor, " G"]

@@ -1,0 +1,89 @@
+"""Builds a sparse layer from its configuration."""
+
+from turnout.config.errors import ConfigError
+from turnout.config.feed_forward import FeedForwardConfig
+from turnout.config.moe import MoEConfig
+from turnout.moe.dispatch import build_dispatcher
+from turnout.moe.experts import Experts
+from turnout.moe.layer import CapacityRule, MoELayer
+from turnout.moe.priority import build_priority
+from turnout.moe.routers import build_router
+from turnout.nn.feed_forward import FeedForward
+
+
+def build_layer(
+    config: MoEConfig,
+    *,
+    d_model: int,
+    feed_forward: FeedForwardConfig,
+    name: str = "moe",
+    stack: str = "decoder",
+    index: int = 0,
+    group_tokens: int | None = None,
+    decoder: bool = False,
+) -> MoELayer:
+    """A sparse layer of width ``d_model``; weights are empty until ``init_weights``.
+
+    Args:
+        feed_forward: the stack's dense network; the experts' shape unless the configuration
+            names another.
+        index: number of the layer in the model, unique; it salts the layer's noise.
+        group_tokens: configured tokens of a routing group; capacity follows from it.
+        decoder: refuse routing that lets a token depend on later ones.
+
+    Raises:
+        ConfigError: a capacity factor without ``group_tokens``; a decoder with routing that is
+            not causal, unless ``moe.allow_future_routing``.
+    """
+    expert = config.expert_ffn(feed_forward)
+    shared = config.shared_ffn(feed_forward)
+    layer = MoELayer(
+        build_router(
+            config.router,
+            d_model=d_model,
+            num_experts=config.num_experts,
+            layer=index,
+            init_scale=config.init_scale,
+        ),
+        Experts(
+            config.num_experts,
+            d_model,
+            expert,
+            dropout=config.expert_dropout,
+            init_scale=config.init_scale,
+            product=config.product,
+        ),
+        build_dispatcher(config.dispatcher),
+        priority=build_priority(config.priority, index),
+        capacity=_capacity_rule(config, group_tokens),
+        shared=None if shared is None else FeedForward(d_model, shared, config.expert_dropout),
+        name=name,
+        stack=stack,
+    )
+    if decoder and not layer.causal and not config.allow_future_routing:
+        raise ConfigError(
+            "moe.priority",
+            config.priority,
+            "'token' in a decoder with a capacity, or tokens are dropped because of later ones",
+            "set moe.priority = 'token', drop the capacity factors, or allow the leak in so many "
+            "words with moe.allow_future_routing = true",
+        )
+    return layer
+
+
+def _capacity_rule(config: MoEConfig, group_tokens: int | None) -> CapacityRule:
+    factors = (config.train_capacity_factor, config.eval_capacity_factor)
+    if group_tokens is None and any(factor is not None for factor in factors):
+        raise ConfigError(
+            "group_tokens",
+            None,
+            "the configured tokens of a routing group, since a capacity factor is set",
+            "give group_tokens, or set both capacity factors to none",
+        )
+    train, evaluation = (config.expert_capacity(factor, group_tokens or 0) for factor in factors)
+    return CapacityRule(
+        train=train,
+        evaluation=evaluation,
+        within_row=config.group.within_row,
+        weights_after_drops=config.weights_after_drops,
+    )

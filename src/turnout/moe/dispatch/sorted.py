@@ -1,0 +1,69 @@
+"""Dispatch by a stable sort: rows by expert, product, inverse permutation. Nothing is padded.
+
+Axes: T tokens, D width, E experts, N assignments, K choices a token.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from turnout.moe.dispatch.base import Dispatched, Dispatcher, Granted
+from turnout.pytree import pytree
+
+
+@pytree(static=("num_tokens", "per_token"))
+@dataclass(frozen=True)
+class SortedTicket:
+    """``row`` is where each assignment's row went; the rest is the assignment's own."""
+
+    row: Int[Tensor, " N"]
+    token: Int[Tensor, " N"]
+    weight: Float[Tensor, " N"]
+    kept: Bool[Tensor, " N"]
+    num_tokens: int
+    per_token: int | None
+
+
+@final
+class SortedDispatcher(Dispatcher[SortedTicket]):
+    """One row an assignment; those without a slot sort behind the last offset."""
+
+    needs_slots = False
+
+    def dispatch(self, x: Float[Tensor, "T D"], granted: Granted) -> Dispatched[SortedTicket]:
+        assignment, experts = granted.assignment, granted.num_experts
+        expert = torch.where(granted.kept, assignment.expert, experts)
+        order = torch.argsort(expert, stable=True)
+        row = torch.zeros_like(order).scatter(
+            0, order, torch.arange(order.shape[0], device=order.device)
+        )
+        counts = torch.zeros(experts + 1, dtype=torch.int64, device=expert.device)
+        counts = counts.scatter_add_(0, expert, torch.ones_like(expert))
+        ticket = SortedTicket(
+            row=row,
+            token=assignment.token,
+            weight=assignment.weight,
+            kept=granted.kept,
+            num_tokens=assignment.num_tokens,
+            per_token=assignment.per_token,
+        )
+        return Dispatched(
+            rows=x.index_select(0, assignment.token.index_select(0, order)),
+            offsets=counts[:-1].cumsum(0).to(torch.int32),
+            ticket=ticket,
+        )
+
+    def combine(self, rows: Float[Tensor, "N D"], ticket: SortedTicket) -> Float[Tensor, "T D"]:
+        kept = ticket.kept.unsqueeze(1)
+        weight = torch.where(kept, ticket.weight.unsqueeze(1), 0.0)
+        home = torch.where(kept, rows.index_select(0, ticket.row), 0.0)
+        weighted = home * weight  # float32: the weight's dtype is the wider one
+        if ticket.per_token is not None:
+            summed = weighted.view(ticket.num_tokens, ticket.per_token, -1).sum(1)
+        else:
+            summed = weighted.new_zeros(ticket.num_tokens, rows.shape[1])
+            summed = summed.index_add(0, ticket.token, weighted)
+        return summed.to(rows.dtype)

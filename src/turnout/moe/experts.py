@@ -1,0 +1,112 @@
+"""Stacked experts: E feed-forward networks as one parameter a matrix. They know no routing.
+
+Axes: N rows sorted by expert, E experts, D width, F hidden width.
+"""
+
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from turnout.config.feed_forward import FeedForwardConfig
+from turnout.config.moe import ProductName
+from turnout.moe.products import grouped_product
+from turnout.nn.activations import activate
+from turnout.nn.feed_forward import apply_hidden_bias
+from turnout.nn.init import truncated_normal_
+
+
+@final
+class Experts(nn.Module):
+    """``E`` networks ``act(x W_in) W_out``, gated and with biases as the configuration says.
+
+    Weights are stacked [E, D, F] and [E, F, D], float32, and cast to the dtype of the rows.
+    ``dropout`` is the paper's expert dropout: on the hidden activation (Switch section 2.4).
+    """
+
+    def __init__(
+        self,
+        num_experts: int,
+        d_model: int,
+        config: FeedForwardConfig,
+        *,
+        dropout: float = 0.0,
+        init_scale: float = 0.1,
+        product: ProductName = "auto",
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.init_scale = init_scale
+        self.product = product
+        self.dropout = nn.Dropout(dropout)
+        into, out = (num_experts, d_model, config.d_ff), (num_experts, config.d_ff, d_model)
+        hidden = (num_experts, config.d_ff) if config.bias else None
+        self.w_in = nn.Parameter(torch.empty(into))
+        self.w_gate = nn.Parameter(torch.empty(into)) if config.gated else None
+        self.w_out = nn.Parameter(torch.empty(out))
+        self.b_in = _parameter(hidden)
+        self.b_gate = _parameter(hidden if config.gated else None)
+        self.b_out = _parameter((num_experts, d_model) if config.bias else None)
+        self.hidden_bias = _parameter(
+            (num_experts, config.d_ff) if config.hidden_bias != "none" else None
+        )
+
+    @property
+    def num_experts(self) -> int:
+        return self.w_in.shape[0]
+
+    def init_weights(
+        self, generator: torch.Generator | None = None, *, std: float | None = None
+    ) -> None:
+        """Truncated normal of true std ``sqrt(init_scale / fan_in)``, fan-in of one expert."""
+        for weight in (self.w_in, self.w_gate, self.w_out):
+            if weight is not None:
+                fan_in_std = (self.init_scale / weight.shape[1]) ** 0.5
+                cut = 2.0 if std is None else 3.0
+                truncated_normal_(weight, fan_in_std if std is None else std, generator, cut=cut)
+        for bias in (self.b_in, self.b_gate, self.b_out):
+            if bias is not None:
+                nn.init.zeros_(bias)
+        if self.hidden_bias is not None:
+            nn.init.constant_(self.hidden_bias, float(self.config.hidden_bias == "multiplicative"))
+
+    def forward(
+        self, rows: Float[Tensor, "N D"], offsets: Int[Tensor, " E"]
+    ) -> Float[Tensor, "N D"]:
+        """Applies expert e to rows ``offsets[e-1] .. offsets[e]``; rows past the last are zero
+        through every product and take no part in a gradient."""
+        of_row = expert_of_row(rows.shape[0], offsets)
+        x_gate = None
+        if self.w_gate is not None:
+            x_gate = self._project(rows, self.w_gate, self.b_gate, offsets, of_row)
+        x_in = self._project(rows, self.w_in, self.b_in, offsets, of_row)
+        hidden = activate(self.config.activation, x_in, x_gate)
+        if self.hidden_bias is not None:
+            bias = self.hidden_bias.to(rows.dtype).index_select(0, of_row)
+            hidden = apply_hidden_bias(hidden, bias, self.config)
+        return self._project(self.dropout(hidden), self.w_out, self.b_out, offsets, of_row)
+
+    def _project(
+        self,
+        rows: Float[Tensor, "N D"],
+        weight: Float[Tensor, "E D F"],
+        bias: Float[Tensor, "E F"] | None,
+        offsets: Int[Tensor, " E"],
+        of_row: Int[Tensor, " N"],
+    ) -> Float[Tensor, "N F"]:
+        out = grouped_product(rows, weight.to(rows.dtype), offsets, self.product)
+        if bias is None:
+            return out
+        return out + bias.to(rows.dtype).index_select(0, of_row)
+
+
+def expert_of_row(rows: int, offsets: Int[Tensor, " E"]) -> Int[Tensor, " N"]:
+    """The expert of each row; rows past the last offset read as the last expert."""
+    index = torch.arange(rows, device=offsets.device, dtype=offsets.dtype)
+    found = torch.searchsorted(offsets, index, right=True)
+    return found.clamp(max=offsets.shape[0] - 1)
+
+
+def _parameter(shape: tuple[int, ...] | None) -> nn.Parameter | None:
+    return None if shape is None else nn.Parameter(torch.empty(shape))

@@ -1,0 +1,192 @@
+"""The sparse layer: route, grant, dispatch, compute, combine; everything it learns it returns.
+
+Axes: B batch, S sequence, D width, T tokens = B * S, N assignments, E experts, K choices.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from turnout.moe.assignment import Assignment
+from turnout.moe.capacity import grant
+from turnout.moe.context import RoutingContext
+from turnout.moe.dispatch import Dispatcher, Granted
+from turnout.moe.experts import Experts
+from turnout.moe.priority import Priority, TokenOrder
+from turnout.moe.routers import Router
+from turnout.moe.stats import LayerDecision, LayerStats, RouterStats, count_by_expert, group_sum
+from turnout.nn.feed_forward import FeedForward
+
+
+@dataclass(frozen=True)
+class CapacityRule:
+    """Slots an expert has in a group, constants of the configuration; None drops nothing.
+
+    ``within_row`` says whether a routing group never spans rows of the batch.
+    """
+
+    train: int | None = None
+    evaluation: int | None = None
+    within_row: bool = True
+    weights_after_drops: bool = False
+
+
+@final
+class MoELayer(nn.Module):
+    """``y = sum over kept experts of weight * expert(x)``, plus shared experts where there are.
+
+    Switch Transformers (2101.03961), equation 2. Dropped tokens and padding get zero from the
+    routed experts, so that a residual connection carries them.
+
+    Attributes:
+        name: such as ``decoder.3.moe``; names the layer's statistics.
+        stack: ``encoder`` or ``decoder``.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        experts: Experts,
+        dispatcher: Dispatcher[Any],
+        *,
+        priority: Priority | None = None,
+        capacity: CapacityRule | None = None,
+        shared: FeedForward | None = None,
+        name: str = "moe",
+        stack: str = "decoder",
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.stack = stack
+        self.router = router
+        self.experts = experts
+        self.shared = shared
+        self.dispatcher = dispatcher
+        self.priority = priority or TokenOrder()
+        self.capacity = capacity or CapacityRule()
+
+    def init_weights(
+        self, generator: torch.Generator | None = None, *, std: float | None = None
+    ) -> None:
+        """Router and experts by their own rules; ``std`` replaces the fan-in rule."""
+        self.router.init_weights(generator, std=std)
+        self.experts.init_weights(generator, std=std)
+        if self.shared is not None:
+            self.shared.init_weights(generator, std=std, scale=self.experts.init_scale)
+
+    def with_dispatcher(self, dispatcher: Dispatcher[Any]) -> "MoELayer":
+        """The same layer, same parameters, with another dispatcher; in training mode if this is."""
+        other = MoELayer(
+            self.router,
+            self.experts,
+            dispatcher,
+            priority=self.priority,
+            capacity=self.capacity,
+            shared=self.shared,
+            name=self.name,
+            stack=self.stack,
+        )
+        return other.train(self.training)
+
+    @property
+    def causal(self) -> bool:
+        """Whether no token's output ever depends on a later token of its row."""
+        bounded = self.capacity.train is not None or self.capacity.evaluation is not None
+        serves_in_time = not bounded or self.priority.causal(self.router.choices)
+        return self.router.couples != "group" and serves_in_time
+
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether, in evaluation, no row's output depends on the other rows of its batch."""
+        return self.capacity.within_row or (
+            self.router.couples == "none" and self.capacity.evaluation is None
+        )
+
+    def forward(
+        self, x: Float[Tensor, "B S D"], context: RoutingContext
+    ) -> tuple[Float[Tensor, "B S D"], LayerStats, LayerDecision]:
+        """Applies the layer.
+
+        Args:
+            x: hidden states, float32 or bfloat16; experts compute in this dtype.
+            context: mask, groups and keys of these tokens.
+
+        Returns:
+            The output (no residual in it), the layer's sums, and its decisions.
+        """
+        assignment, router_stats = self.router(x, context)
+        granted = self._grant(assignment, context)
+        dispatched = self.dispatcher.dispatch(x.flatten(0, 1), granted)
+        rows = self.experts(dispatched.rows, dispatched.offsets)
+        y = self.dispatcher.combine(rows, dispatched.ticket).view_as(x)
+        if self.shared is not None:
+            y = y + self.shared(torch.where(context.mask.unsqueeze(-1), x, 0.0))
+        return y, self._stats(router_stats, granted, context), _decision(granted, x.shape[:2])
+
+    def _grant(self, assignment: Assignment, context: RoutingContext) -> Granted:
+        capacity = self.capacity.train if self.training else self.capacity.evaluation
+        group = context.group.flatten()
+        bounded = capacity is not None or self.router.at_most is not None
+        priority = self.priority if self.training else self.priority.noiseless()
+        slot, kept = torch.zeros_like(assignment.expert), assignment.live
+        if bounded or self.dispatcher.needs_slots:
+            slot, kept = grant(
+                assignment,
+                priority.order(assignment, context),
+                group,
+                num_groups=context.num_groups,
+                num_experts=self.experts.num_experts,
+                capacity=capacity,
+                at_most=self.router.at_most,
+            )
+        if self.capacity.weights_after_drops:
+            assignment = renormalise(assignment, kept)
+        return Granted(
+            assignment=assignment,
+            slot=slot,
+            kept=kept,
+            group=group,
+            num_groups=context.num_groups,
+            groups_per_block=context.groups_per_block,
+            num_experts=self.experts.num_experts,
+            capacity=capacity,
+        )
+
+    def _stats(self, router: RouterStats, granted: Granted, context: RoutingContext) -> LayerStats:
+        assignment, shape = granted.assignment, (context.num_groups, granted.num_experts)
+        entry_group = granted.group.index_select(0, assignment.token)
+        served = torch.zeros(assignment.num_tokens, dtype=torch.int64, device=granted.kept.device)
+        served = served.scatter_add_(0, assignment.token, granted.kept.long())
+        unrouted = (served == 0) & context.mask.flatten()
+        return LayerStats(
+            name=self.name,
+            stack=self.stack,
+            choices=self.router.choices,
+            active=self.router.active,
+            router=router,
+            kept=count_by_expert(assignment.expert, entry_group, granted.kept, shape),
+            unrouted=group_sum(unrouted.long(), granted.group, context.num_groups),
+            extra=router.z.new_zeros(context.num_groups),
+        )
+
+
+def renormalise(assignment: Assignment, kept: Bool[Tensor, " N"]) -> Assignment:
+    """Divides each token's kept weights by their sum (newer lingvo, fairseq, DeepSpeed)."""
+    weight = torch.where(kept, assignment.weight, 0.0)
+    total = group_sum(weight, assignment.token, assignment.num_tokens)
+    total = torch.where(total > 0, total, 1.0)
+    return replace(assignment, weight=weight / total.index_select(0, assignment.token))
+
+
+def _decision(granted: Granted, shape: torch.Size) -> LayerDecision:
+    """The decisions as a [B, S, K] table; token-choice assignments are one already."""
+    assignment = granted.assignment
+    expert = torch.where(granted.kept, assignment.expert, -1)
+    return LayerDecision(
+        expert=expert.view(*shape, -1),
+        weight=torch.where(granted.kept, assignment.weight, 0.0).detach().view(*shape, -1),
+        log_probability=assignment.log_probability.detach().view(*shape, -1),
+    )

@@ -1,0 +1,95 @@
+"""Auxiliary losses as functions of additive sums: unweighted, cited, with a known value.
+
+Each takes the sums of one or more scopes, a row a scope, and gives one value a row; a row
+without tokens gives zero and no gradient. Axes: G rows, E experts.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from turnout.pytree import pytree
+
+
+@pytree()
+@dataclass(frozen=True)
+class LossSums:
+    """The sums that losses read, a row a scope (a routing group, or the whole batch)."""
+
+    tokens: Int[Tensor, " G"]
+    assigned: Int[Tensor, "G E"]
+    first_choice: Int[Tensor, "G E"]
+    probability: Float[Tensor, "G E"]
+    weight: Float[Tensor, "G E"]
+    load: Float[Tensor, "G E"]
+
+
+@dataclass(frozen=True)
+class BalanceForm:
+    """``normaliser * sum_i f_i P_i``: which choices f counts, and what multiplies the sum."""
+
+    counts: Literal["first_choice", "assigned"]
+    normaliser: Literal["experts", "experts_per_choice", "one_over_experts"]
+    uniform: str
+    source: str
+
+
+# Loss forms by the name of the system that computes them.
+BALANCE_FORMS: dict[str, BalanceForm] = {
+    "switch": BalanceForm(
+        "first_choice", "experts", "1", "Switch Transformers 2101.03961, equation 4, without alpha"
+    ),
+    "mesh": BalanceForm("first_choice", "experts", "1", "Mesh-TF moe.py, top-2"),
+    "st_moe": BalanceForm("first_choice", "experts", "1", "ST-MoE 2202.08906, appendix G"),
+    "lingvo": BalanceForm("first_choice", "experts", "1", "lingvo: GShard's times E^2"),
+    "gshard": BalanceForm(
+        "first_choice", "one_over_experts", "1 / E^2", "GShard 2006.16668, algorithm 1"
+    ),
+    "deepseek": BalanceForm(
+        "assigned", "experts_per_choice", "1", "DeepSeekMoE 2401.06066, equations 12 to 14"
+    ),
+    "megablocks": BalanceForm(
+        "assigned", "experts_per_choice", "1", "MegaBlocks 2211.15841; it averages over layers"
+    ),
+    "flaxformer": BalanceForm("assigned", "experts", "k", "Flaxformer routing.py"),
+    "mixtral": BalanceForm("assigned", "experts", "k", "Hugging Face Mixtral"),
+}
+
+
+def load_balancing_loss(sums: LossSums, *, choices: int, form: BalanceForm) -> Float[Tensor, " G"]:
+    """``E * sum_i f_i P_i`` and its named variants.
+
+    ``f_i`` is the share of tokens sent to expert i (a count, without gradient), ``P_i`` the mean
+    probability of expert i over the same tokens.
+    """
+    experts = sums.probability.shape[1]
+    tokens = sums.tokens.clamp(min=1).to(sums.probability.dtype).unsqueeze(1)
+    counts = sums.first_choice if form.counts == "first_choice" else sums.assigned
+    scale = {
+        "experts": float(experts),
+        "experts_per_choice": experts / choices,
+        "one_over_experts": 1 / experts,
+    }[form.normaliser]
+    return scale * (counts / tokens * (sums.probability / tokens)).sum(1)
+
+
+def importance_loss(sums: LossSums) -> Float[Tensor, " G"]:
+    """``CV(sum_x G(x))^2``, the squared coefficient of variation of each expert's total combine
+    weight (Shazeer et al. 2017, equation 7). Uniform: 0."""
+    return squared_variation(sums.weight)
+
+
+def load_loss(sums: LossSums) -> Float[Tensor, " G"]:
+    """``CV(Load)^2`` of the smooth load (Shazeer et al. 2017, equation 11). Uniform: 0."""
+    return squared_variation(sums.load)
+
+
+def squared_variation(sums: Float[Tensor, "G E"]) -> Float[Tensor, " G"]:
+    """Population variance over squared mean, a row; 0 for a row of zeros and for E = 1."""
+    mean = sums.mean(1)
+    some = mean.abs() > 0
+    variance = (sums - mean.unsqueeze(1)).square().mean(1)
+    return torch.where(some, variance, 0.0) / torch.where(some, mean, 1.0).square()

@@ -1,0 +1,12 @@
+"""Routers, a file each; importing this package registers all of them with ``build_router``."""
+
+from turnout.moe.routers import (  # noqa: F401  (each file registers itself)
+    no_token_left_behind,
+    noisy_top_k,
+    switch,
+    top2,
+    top_k,
+)
+from turnout.moe.routers.base import Router, build_router
+
+__all__ = ["Router", "build_router"]

@@ -1,0 +1,99 @@
+"""Noisy top-k gating (Shazeer et al. 2017, 1701.06538, section 2.1 and appendix A).
+
+Axes: B batch, S sequence, D width, T tokens = B * S, E experts, K choices a token.
+"""
+
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from turnout.config.routers import NoisyTopKRouter
+from turnout.moe.assignment import Assignment
+from turnout.moe.context import RoutingContext
+from turnout.moe.noise import Stream, token_noise
+from turnout.moe.routers.base import Couples, Router, build_router
+from turnout.moe.routers.scores import best, linear_float32, router_input, router_stats
+from turnout.moe.stats import RouterStats
+
+# tensor2tensor adds 1e-2 to the softplus, so that the load stays differentiable.
+NOISE_FLOOR = 1e-2
+
+
+@final
+class NoisyTopK(Router):
+    """``H = x W_g + N(0, 1) * (softplus(x W_noise) + 1e-2)``; softmax over the best K of H.
+
+    Both weights start at zero. The load (equations 8 to 10) is the probability that an expert
+    is among the best K under a fresh draw of its own noise.
+    """
+
+    couples: Couples = "none"
+    at_most: int | None = None
+
+    def __init__(self, *, d_model: int, num_experts: int, layer: int, choices: int) -> None:
+        super().__init__()
+        self.choices = choices
+        self.active = choices
+        self.layer = layer
+        self.weight = nn.Parameter(torch.empty(num_experts, d_model))
+        self.noise_weight = nn.Parameter(torch.empty(num_experts, d_model))
+
+    def init_weights(
+        self, generator: torch.Generator | None = None, *, std: float | None = None
+    ) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.noise_weight)
+
+    def forward(
+        self, x: Float[Tensor, "B S D"], context: RoutingContext
+    ) -> tuple[Assignment, RouterStats]:
+        tokens = router_input(x, context.mask)
+        clean = linear_float32(tokens, self.weight)
+        logits, load = clean, None
+        if self.training:
+            scale = F.softplus(linear_float32(tokens, self.noise_weight)) + NOISE_FLOOR
+            draw = token_noise(context, self.layer).normal(Stream.LOGITS, clean.shape[1])
+            logits = clean + draw * scale
+            load = smooth_load(clean, logits, scale, self.choices)
+
+        expert = best(logits, self.choices)
+        weight = torch.softmax(logits.take_along_dim(expert, dim=1), dim=1)
+        live = context.mask.view(-1, 1).expand_as(expert)
+        log_probability = F.log_softmax(logits, dim=1)
+        assignment = Assignment.token_choice(
+            expert, weight, log_probability.take_along_dim(expert, dim=1), live
+        )
+        stats = router_stats(logits, log_probability.exp(), assignment, context, load)
+        return assignment, stats
+
+
+def smooth_load(
+    clean: Float[Tensor, "T E"],
+    noisy: Float[Tensor, "T E"],
+    scale: Float[Tensor, "T E"],
+    k: int,
+) -> Float[Tensor, "T E"]:
+    """``P(x, i) = Phi((clean_i - kth_excluding(noisy, k, i)) / scale_i)`` (equation 9).
+
+    The threshold of an expert among the best K is the (K+1)-th noisy logit, of any other the
+    K-th; thresholds come from noisy logits, the numerator from clean ones. With K = E every
+    probability is 1.
+    """
+    experts = clean.shape[1]
+    if k == experts:
+        return torch.ones_like(clean)
+    ordered, index = torch.sort(noisy, dim=1, descending=True, stable=True)
+    chosen = torch.zeros_like(noisy, dtype=torch.bool).scatter(1, index[:, :k], True)
+    threshold = torch.where(chosen, ordered[:, k : k + 1], ordered[:, k - 1 : k])
+    probability: Tensor = torch.special.ndtr((clean - threshold) / scale)
+    return probability
+
+
+@build_router.register
+def _(
+    config: NoisyTopKRouter, *, d_model: int, num_experts: int, layer: int, init_scale: float
+) -> Router:
+    return NoisyTopK(d_model=d_model, num_experts=num_experts, layer=layer, choices=config.k)

@@ -1,0 +1,74 @@
+"""What routers share: float32 logits, stable choices, and the sums every router reports.
+
+Axes: T tokens, E experts, K choices, G routing groups.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from turnout.moe.assignment import Assignment
+from turnout.moe.context import RoutingContext
+from turnout.moe.stats import RouterStats, count_by_expert, group_sum
+
+
+def router_input(x: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, "T D"]:
+    """A float32 copy of the hidden states; padding is zero, so that no NaN in it spreads."""
+    return torch.where(mask.unsqueeze(-1), x.float(), 0.0).flatten(0, 1)
+
+
+def linear_float32(x: Float[Tensor, "T D"], weight: Float[Tensor, "E D"]) -> Float[Tensor, "T E"]:
+    """Router logits in float32, also under autocast (selective precision, Switch section 2.4)."""
+    with torch.autocast(device_type=x.device.type, enabled=False):
+        return F.linear(x.float(), weight.float())
+
+
+def best(scores: Float[Tensor, "T E"], k: int) -> Int[Tensor, "T K"]:
+    """Indices of the ``k`` largest scores of each token; ties go to the lowest expert."""
+    if k == 1:
+        return scores.argmax(1, keepdim=True)
+    return torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :k]
+
+
+def router_stats(
+    logits: Float[Tensor, "T E"],
+    probability: Float[Tensor, "T E"],
+    assignment: Assignment,
+    context: RoutingContext,
+    load: Float[Tensor, "T E"] | None = None,
+) -> RouterStats:
+    """Sums over the real tokens of each group; padding adds nothing, not even a rounding."""
+    groups, experts = context.num_groups, logits.shape[1]
+    group = context.group.flatten()
+    mask = context.mask.flatten()
+    entry_group = group.index_select(0, assignment.token)
+
+    def summed(values: Tensor) -> Tensor:
+        where = mask.view(-1, *[1] * (values.dim() - 1))
+        return group_sum(torch.where(where, values, 0.0), group, groups)
+
+    assigned = count_by_expert(assignment.expert, entry_group, assignment.live, (groups, experts))
+    first = assignment.live & (assignment.choice == 0)
+    log_probability = F.log_softmax(logits, dim=1)
+    return RouterStats(
+        tokens=torch.zeros(groups, dtype=torch.int64, device=group.device).scatter_add_(
+            0, group, mask.long()
+        ),
+        assigned=assigned,
+        first_choice=count_by_expert(assignment.expert, entry_group, first, (groups, experts)),
+        probability=summed(probability),
+        weight=_weight_sums(assignment, entry_group, (groups, experts)),
+        load=assigned.float() if load is None else summed(load),
+        z=summed(torch.logsumexp(logits, dim=1).square()),
+        entropy=summed(-(log_probability.exp() * log_probability).sum(1)),
+        top_probability=summed(probability.amax(1)),
+    )
+
+
+def _weight_sums(
+    assignment: Assignment, entry_group: Int[Tensor, " N"], shape: tuple[int, int]
+) -> Float[Tensor, "G E"]:
+    groups, experts = shape
+    flat = group_sum(assignment.weight, entry_group * experts + assignment.expert, groups * experts)
+    return flat.view(groups, experts)

@@ -1,0 +1,87 @@
+"""Token choice by softmax scores: the router behind Switch, top-k, top-2 and NTLB.
+
+Axes: B batch, S sequence, D width, T tokens = B * S, E experts, K choices a token.
+"""
+
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from turnout.config.routers import CombineWeights
+from turnout.moe.assignment import Assignment
+from turnout.moe.context import RoutingContext
+from turnout.moe.noise import token_noise
+from turnout.moe.routers.base import Couples, Router
+from turnout.moe.routers.exploration import ExplorationPolicy
+from turnout.moe.routers.scores import best, linear_float32, router_input, router_stats
+from turnout.moe.routers.weights import Acceptance, combine_weights
+from turnout.moe.stats import RouterStats
+from turnout.nn.init import truncated_normal_
+
+
+@final
+class SoftmaxRouter(Router):
+    """``p = softmax(W_r x)``; each token takes its best ``choices`` experts.
+
+    Switch Transformers (2101.03961), equations 1 and 2, for any number of choices; the parts
+    say how it explores, what the combine weights are and which choices are taken up.
+    """
+
+    couples: Couples = "none"
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        num_experts: int,
+        layer: int,
+        choices: int,
+        weights: CombineWeights,
+        exploration: ExplorationPolicy,
+        acceptance: Acceptance,
+        at_most: int | None = None,
+        init_scale: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.choices = choices
+        self.at_most = at_most
+        self.active = choices if at_most is None else at_most
+        self.layer = layer
+        self.weights = weights
+        self.exploration = exploration
+        self.acceptance = acceptance
+        self.init_scale = init_scale
+        self.weight = nn.Parameter(torch.empty(num_experts, d_model))
+
+    def init_weights(
+        self, generator: torch.Generator | None = None, *, std: float | None = None
+    ) -> None:
+        fan_in_std = (self.init_scale / self.weight.shape[1]) ** 0.5
+        truncated_normal_(self.weight, fan_in_std if std is None else std, generator)
+
+    def forward(
+        self, x: Float[Tensor, "B S D"], context: RoutingContext
+    ) -> tuple[Assignment, RouterStats]:
+        noise = token_noise(context, self.layer) if self.training else None
+        tokens = router_input(x, context.mask)
+        if noise is not None:
+            tokens = self.exploration.perturb_input(tokens, noise)
+        logits = linear_float32(tokens, self.weight)
+        scores = logits if noise is None else self.exploration.selection_scores(logits, noise)
+        expert = best(scores, self.choices)
+
+        log_probability = F.log_softmax(logits, dim=1)
+        probability = log_probability.exp()
+        weight = combine_weights(
+            self.weights,
+            probability.take_along_dim(expert, dim=1),
+            logits.take_along_dim(expert, dim=1),
+        )
+        live = self.acceptance.accept(weight, noise) & context.mask.view(-1, 1)
+        assignment = Assignment.token_choice(
+            expert, weight, log_probability.take_along_dim(expert, dim=1), live
+        )
+        return assignment, router_stats(logits, probability, assignment, context)
