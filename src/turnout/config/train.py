@@ -1,12 +1,24 @@
 """A run: model, objective, data, optimiser, schedule and the loop around them."""
 
+import math
+
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from turnout.config.errors import require
-from turnout.config.model import ModelConfig
+from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig, ModelConfig
 
-BalanceVariant = Literal["switch", "all_choices", "flaxformer", "lingvo", "mixtral", "deepseek"]
+BalanceVariant = Literal[
+    "switch",
+    "mesh",
+    "st_moe",
+    "lingvo",
+    "gshard",
+    "deepseek",
+    "megablocks",
+    "flaxformer",
+    "mixtral",
+]
 Scope = Literal["group", "batch", "previous"]
 
 
@@ -31,7 +43,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         for name in ("balance", "router_z", "importance", "load", "head_z"):
-            require(getattr(self, name) >= 0, f"losses.{name}", getattr(self, name), "at least 0")
+            _not_negative(f"losses.{name}", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,7 @@ class SpanConfig:
         require(
             0 < self.noise_density < 1, "objective.noise_density", self.noise_density, "in (0, 1)"
         )
-        require(self.mean_span >= 1, "objective.mean_span", self.mean_span, "at least 1")
+        require(1 <= self.mean_span < math.inf, "objective.mean_span", self.mean_span, "at least 1")
 
 
 ObjectiveConfig = CausalConfig | SpanConfig
@@ -88,7 +100,11 @@ class AdamWConfig:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "above 0")
+        _positive("optimizer.learning_rate", self.learning_rate)
+        _positive("optimizer.epsilon", self.epsilon)
+        require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "in [0, 1)")
+        require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "in [0, 1)")
+        _not_negative("optimizer.weight_decay", self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -104,7 +120,12 @@ class AdafactorConfig:
     min_factored: int = 128
 
     def __post_init__(self) -> None:
-        require(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "above 0")
+        _positive("optimizer.learning_rate", self.learning_rate)
+        _positive("optimizer.clip_threshold", self.clip_threshold)
+        _positive("optimizer.epsilon1", self.epsilon1)
+        _positive("optimizer.epsilon2", self.epsilon2)
+        _positive("optimizer.decay_exponent", self.decay_exponent)
+        require(self.min_factored >= 2, "optimizer.min_factored", self.min_factored, "at least 2")
 
 
 OptimizerConfig = AdamWConfig | AdafactorConfig
@@ -119,6 +140,9 @@ class InverseSqrt:
     linear_warmup: bool = False
     peak_one: bool = False
 
+    def __post_init__(self) -> None:
+        require(self.warmup >= 1, "schedule.warmup", self.warmup, "at least 1")
+
 
 @dataclass(frozen=True)
 class Cosine:
@@ -128,13 +152,20 @@ class Cosine:
     warmup: int = 100
     floor: float = 0.1
 
+    def __post_init__(self) -> None:
+        require(self.warmup >= 0, "schedule.warmup", self.warmup, "at least 0")
+        require(0 <= self.floor <= 1, "schedule.floor", self.floor, "in [0, 1]")
+
 
 ScheduleConfig = InverseSqrt | Cosine
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The loop. ``batch_rows`` rows a step, cut into ``micro_batches`` equal parts."""
+    """The loop. ``batch_rows`` rows a step, cut into ``micro_batches`` equal parts.
+
+    ``clip_norm`` bounds the global norm of the gradient; 0 leaves it alone.
+    """
 
     steps: int = 1000
     batch_rows: int = 32
@@ -150,8 +181,11 @@ class TrainConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_rows", "micro_batches", "eval_every", "eval_rows"):
+        whole = ("steps", "batch_rows", "micro_batches", "eval_every", "eval_rows", "save_every")
+        for name in whole:
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        require(self.threads >= 0, "train.threads", self.threads, "at least 0")
+        _not_negative("train.clip_norm", self.clip_norm)
         require(
             self.batch_rows % self.micro_batches == 0,
             "train.micro_batches",
@@ -159,17 +193,83 @@ class TrainConfig:
             f"a divisor of train.batch_rows ({self.batch_rows})",
         )
 
+    @property
+    def micro_batch_rows(self) -> int:
+        return self.batch_rows // self.micro_batches
+
 
 @dataclass(frozen=True)
 class RunConfig:
     """All that a run is, resolved; printed by ``--dry-run`` and kept in every checkpoint."""
 
     model: ModelConfig
-    objective: ObjectiveConfig = CausalConfig()
-    losses: LossConfig = LossConfig()
-    data: DataConfig = DataConfig()
-    optimizer: OptimizerConfig = AdamWConfig()
-    schedule: ScheduleConfig = Cosine()
+    objective: ObjectiveConfig = field(default_factory=CausalConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
+    schedule: ScheduleConfig = field(default_factory=Cosine)
     train: TrainConfig = field(default_factory=TrainConfig)
     out: str = "runs/{preset}"
     preset: str = "custom"
+
+    def __post_init__(self) -> None:
+        _check_objective(self.model, self.objective)
+        _check_groups(self.model, self.train)
+
+
+OBJECTIVE_OF = {
+    EncoderDecoderConfig.kind: SpanConfig.kind,
+    DecoderOnlyConfig.kind: CausalConfig.kind,
+}
+
+
+def _check_objective(model: ModelConfig, objective: ObjectiveConfig) -> None:
+    """Span corruption fills an encoder and a decoder; a single stack predicts the next token."""
+    needed = OBJECTIVE_OF[model.kind]
+    require(
+        objective.kind == needed,
+        "objective.kind",
+        objective.kind,
+        f"{needed!r} with model.kind = {model.kind!r}",
+        "give the preset its --objective, or take a model of the other kind",
+    )
+
+
+def _check_groups(model: ModelConfig, train: TrainConfig) -> None:
+    """No micro-batch may cut a routing group; the error lists the sizes that do not."""
+    rows = 1 if model.moe is None else model.moe.group.rows
+    valid = [m for m in range(1, train.batch_rows + 1) if train.batch_rows % (m * rows) == 0]
+    require(
+        train.batch_rows % rows == 0,
+        "train.batch_rows",
+        train.batch_rows,
+        f"a multiple of model.moe.group.rows ({rows})",
+        "a routing group is never cut",
+    )
+    require(
+        train.micro_batches in valid,
+        "train.micro_batches",
+        train.micro_batches,
+        f"one of {_listed(valid)}",
+        f"a micro-batch of {train.micro_batch_rows} rows cuts a routing group of {rows} rows",
+    )
+    require(
+        train.eval_rows % rows == 0,
+        "train.eval_rows",
+        train.eval_rows,
+        f"a multiple of model.moe.group.rows ({rows})",
+        "a routing group is never cut",
+    )
+
+
+def _listed(values: list[int]) -> str:
+    text = [str(value) for value in values]
+    return ", ".join(text if len(text) <= 12 else [*text[:11], "..", text[-1]])
+
+
+def _positive(field: str, value: float) -> None:
+    require(0 < value < math.inf, field, value, "above 0")
+
+
+def _not_negative(field: str, value: float) -> None:
+    require(0 <= value < math.inf, field, value, "at least 0")

@@ -75,9 +75,9 @@ def token_noise(context: RoutingContext, layer: int) -> TokenNoise:
 
 
 def _signed(value: int) -> int:
-    return value - 2**64 if value >= 2**63 else value
+    return value - (1 << 64) if value >= 1 << 63 else value
 
 
 def _shift_right(x: Int[Tensor, "*A"], bits: int) -> Int[Tensor, "*A"]:
     # int64 shifts keep the sign; the mask makes the shift logical.
-    return (x >> bits) & (2 ** (64 - bits) - 1)
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,0 +1,145 @@
+"""The language objective: cross-entropy of the batch's targets and the sparse layers' losses.
+
+Causal language modelling and span corruption differ in their batches alone.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils import _pytree
+
+from turnout.config.model import ModelConfig
+from turnout.config.train import LossConfig, Scope
+from turnout.data.batch import Batch
+from turnout.models.base import Model
+from turnout.moe.losses import (
+    BALANCE_FORMS,
+    LossSums,
+    importance_loss,
+    load_balancing_loss,
+    load_loss,
+)
+from turnout.moe.stats import LayerStats
+from turnout.objectives.report import LossReport, Terms
+from turnout.objectives.scopes import Phi, StepSums, group_sums, linearised, whole
+from turnout.objectives.totals import Totals
+
+
+@final
+class LanguageObjective:
+    """Owns the loss weights; nothing else in the system knows them."""
+
+    def __init__(self, losses: LossConfig, model: ModelConfig) -> None:
+        self.losses = losses
+        self.moe = model.moe
+
+    def totals(self, batches: Sequence[Batch]) -> Totals:
+        """Counts what divides the terms, over all micro-batches of a step."""
+        return Totals.count(batches, self.moe)
+
+    def prepare(
+        self,
+        model: Model,
+        batches: Sequence[Batch],
+        previous: StepSums | None = None,
+        before: Callable[[int], None] | None = None,
+    ) -> StepSums | None:
+        """The sums at which batch-wide terms are linearised; None where none are needed.
+
+        With several micro-batches and scope ``batch`` this is a counting pass: a forward of each
+        without gradient. Scope ``previous`` takes the last step's sums instead, and counts on
+        the first step.
+
+        Args:
+            previous: the last step's sums.
+            before: called with the index of a micro-batch before its forward, to seed dropout
+                as the pass with gradients will.
+        """
+        scoped = self.losses.balance, self.losses.importance, self.losses.load
+        if self.moe is None or self.losses.scope == "group" or not any(scoped):
+            return None
+        if self.losses.scope == "previous" and previous is not None:
+            return previous
+        if len(batches) == 1:
+            return None
+        parts = []
+        with torch.no_grad():
+            for index, batch in enumerate(batches):
+                if before is not None:
+                    before(index)
+                parts.append(model(batch).layers)
+        return StepSums.collect(parts)
+
+    def __call__(
+        self, model: Model, batch: Batch, totals: Totals, sums: StepSums | None = None
+    ) -> LossReport:
+        """One micro-batch's share of the step's loss.
+
+        Args:
+            totals: of the whole step.
+            sums: what ``prepare`` gave. Without it, a batch-wide term of a step of one
+                micro-batch is taken over that, and of several in its group form.
+        """
+        output = model(batch)
+        loss = output.head.cross_entropy(output.hidden, batch.targets, batch.target_mask, z=True)
+        targets = max(totals.targets, 1)
+        terms = Terms(
+            language=loss.nats / targets,
+            head_z=loss.z / targets,
+            **self._layer_terms(output.layers, totals, sums),
+        )
+        return LossReport(
+            total=self._weighted(terms),
+            terms=_pytree.tree_map(torch.Tensor.detach, terms),
+            layers=_pytree.tree_map(torch.Tensor.detach, output.layers),
+        )
+
+    def collect(self, reports: Sequence[LossReport]) -> StepSums:
+        """The sums of a step, for scope ``previous``."""
+        return StepSums.collect([report.layers for report in reports])
+
+    def _weighted(self, terms: Terms) -> Float[Tensor, ""]:
+        total = terms.language
+        for name in ("balance", "router_z", "importance", "load", "head_z"):
+            coefficient = getattr(self.losses, name)
+            # A term that is off stays out of the graph, so that its NaN cannot reach a gradient.
+            if coefficient > 0:
+                total = total + coefficient * getattr(terms, name)
+        return total
+
+    def _layer_terms(
+        self, layers: tuple[LayerStats, ...], totals: Totals, sums: StepSums | None
+    ) -> dict[str, Float[Tensor, ""]]:
+        share = 1 / len(layers) if layers and self.losses.layers == "mean" else 1.0
+        zero = torch.zeros(())
+        terms = {"balance": zero, "router_z": zero, "importance": zero, "load": zero}
+        for index, stats in enumerate(layers):
+            tokens = max(totals.stack(stats.stack).tokens, 1)
+            at = None if sums is None else sums.layers[index]
+            for name, phi in self._scoped(stats).items():
+                on = getattr(self.losses, name) > 0
+                scope = self.losses.scope if on else "group"
+                value = _scoped_value(phi, stats, totals, scope, at)
+                terms[name] = terms[name] + share * value
+            terms["router_z"] = terms["router_z"] + share * stats.router.z.sum() / tokens
+        return terms
+
+    def _scoped(self, stats: LayerStats) -> dict[str, Phi]:
+        form = BALANCE_FORMS[self.losses.balance_variant]
+        balance = partial(load_balancing_loss, choices=stats.choices, form=form)
+        return {"balance": balance, "importance": importance_loss, "load": load_loss}
+
+
+def _scoped_value(
+    phi: Phi, stats: LayerStats, totals: Totals, scope: Scope, at: LossSums | None
+) -> Float[Tensor, ""]:
+    """A micro-batch's share of one layer's term, in the scope asked for."""
+    stack, local = totals.stack(stats.stack), group_sums(stats)
+    if scope != "group" and (at is not None or totals.batches == 1):
+        point = whole(local) if at is None else at
+        return linearised(phi, local, point, stack.tokens)
+    return phi(local).sum() / max(stack.groups, 1)
