@@ -1,4 +1,4 @@
-"""Errors a user can cause, each one clear line: which field, its value, what is allowed, the fix."""
+"""Errors a user can cause, each one clear line: field, value, what is allowed, the fix."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,9 +12,28 @@ class ConfigError(UserError):
     """A configuration field holds a value it may not hold."""
 
     def __init__(self, field: str, value: object, allowed: str, fix: str = "") -> None:
-        text = f"{field} = {value!r}: must be {allowed}"
+        text = f"{field} = {_short(value)}: must be {allowed}"
         super().__init__(f"{text}; {fix}" if fix else text)
         self.field = field
+        self.value = value
+        self.allowed = allowed
+        self.fix = fix
+
+    def at(self, path: str) -> "ConfigError":
+        """The same error with its field placed under ``path``, the object that raised it.
+
+        The classes name their fields as ``moe.placement.step``; read from ``model.moe.placement``
+        that is ``model.moe.placement.step``. Where the two share nothing, as an expert's
+        ``feed_forward.d_ff`` under ``model.moe.expert``, the last name moves.
+        """
+        parts, field = path.split(".") if path else [], self.field.split(".")
+        for size in range(min(len(parts), len(field) - 1), 0, -1):
+            if parts[-size:] == field[:size]:
+                return ConfigError(
+                    ".".join(parts + field[size:]), self.value, self.allowed, self.fix
+                )
+        placed = [*parts, field[-1]] if parts else field
+        return ConfigError(".".join(placed), self.value, self.allowed, self.fix)
 
 
 def require(condition: bool, field: str, value: object, allowed: str, fix: str = "") -> None:
@@ -30,3 +49,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return f"known: {', '.join(names)}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

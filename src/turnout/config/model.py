@@ -1,91 +1,28 @@
 """The two model families; a published model is a preset over them, never a class of its own."""
 
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from turnout.config import counts
+from turnout.config.attention import AttentionConfig
 from turnout.config.errors import require
 from turnout.config.feed_forward import FeedForwardConfig
+from turnout.config.initialisation import FanInInit, Initialisation, NormalInit
 from turnout.config.moe import MoEConfig
+from turnout.config.positions import Positions, RelativeBias, Rotary
 
-
-@dataclass(frozen=True)
-class AttentionConfig:
-    """Multi-head or grouped-query attention, no biases.
-
-    ``scaled`` divides the logits by sqrt(head_dim); T5 folds that into the query's
-    initialisation instead. ``qk_norm``: RMSNorm on queries and keys, ``head`` over each head
-    (Qwen3), ``full`` over the whole projection (OLMoE).
-    """
-
-    num_heads: int
-    head_dim: int
-    num_kv_heads: int | None = None
-    scaled: bool = True
-    qk_norm: Literal["none", "head", "full"] = "none"
-
-    def __post_init__(self) -> None:
-        require(self.num_heads >= 1, "attention.num_heads", self.num_heads, "at least 1")
-        require(self.head_dim >= 1, "attention.head_dim", self.head_dim, "at least 1")
-        require(
-            self.num_kv_heads is None
-            or (self.num_kv_heads >= 1 and self.num_heads % self.num_kv_heads == 0),
-            "attention.num_kv_heads",
-            self.num_kv_heads,
-            f"a divisor of attention.num_heads ({self.num_heads})",
-        )
-
-    @property
-    def kv_heads(self) -> int:
-        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
-
-    @property
-    def q_width(self) -> int:
-        return self.num_heads * self.head_dim
-
-    @property
-    def kv_width(self) -> int:
-        return self.kv_heads * self.head_dim
-
-
-@dataclass(frozen=True)
-class RelativeBias:
-    """T5's learned bias by bucketed distance; one table a stack, or one a layer (GLaM)."""
-
-    kind: ClassVar[str] = "relative_bias"
-    num_buckets: int = 32
-    max_distance: int = 128
-    per_layer: bool = False
-
-
-@dataclass(frozen=True)
-class Rotary:
-    """Rotary embedding of queries and keys with base ``theta``."""
-
-    kind: ClassVar[str] = "rotary"
-    theta: float = 10_000.0
-
-
-Positions = RelativeBias | Rotary
-
-
-@dataclass(frozen=True)
-class FanInInit:
-    """Truncated normal of true std sqrt(scale / fan_in); embeddings std 1 (T5, Switch)."""
-
-    kind: ClassVar[str] = "fan_in"
-    scale: float = 1.0
-
-
-@dataclass(frozen=True)
-class NormalInit:
-    """Normal of one std for every matrix and embedding, cut at 3 std (OLMoE .02)."""
-
-    kind: ClassVar[str] = "normal"
-    std: float = 0.02
-
-
-Initialisation = FanInInit | NormalInit
+__all__ = [
+    "AttentionConfig",
+    "DecoderOnlyConfig",
+    "EncoderDecoderConfig",
+    "FanInInit",
+    "Initialisation",
+    "ModelConfig",
+    "NormalInit",
+    "Positions",
+    "RelativeBias",
+    "Rotary",
+]
 
 
 @dataclass(frozen=True)
@@ -105,8 +42,8 @@ class EncoderDecoderConfig:
     attention: AttentionConfig
     feed_forward: FeedForwardConfig
     moe: MoEConfig | None = None
-    positions: RelativeBias = RelativeBias()
-    initialisation: Initialisation = FanInInit()
+    positions: RelativeBias = field(default_factory=RelativeBias)
+    initialisation: Initialisation = field(default_factory=FanInInit)
     encoder_length: int = 512
     decoder_length: int = 114
     dropout: float = 0.0
@@ -122,12 +59,24 @@ class EncoderDecoderConfig:
         """The same model with a dense network in place of every sparse layer."""
         return replace(self, moe=None)
 
+    def stacks(self) -> tuple[counts.Stack, ...]:
+        """The encoder and the decoder, as the counts see them."""
+        common = (self.d_model, self.attention, self.feed_forward, self.moe, self.positions)
+        return (
+            counts.Stack("encoder", self.encoder_layers, *common),
+            counts.Stack("decoder", self.decoder_layers, *common, cross=True),
+        )
+
+    def param_count(self) -> counts.ParamCount:
+        """Total and active parameters by component."""
+        return counts.encoder_decoder_params(self)
+
     def num_params(self) -> int:
-        return counts.encoder_decoder_params(self).total
+        return self.param_count().total
 
     def num_active_params(self) -> int:
         """Parameters that a token passes, embeddings and head included once each."""
-        return counts.encoder_decoder_params(self).active
+        return self.param_count().active
 
     def flops(self, batch: int, encoder_length: int, decoder_length: int) -> int:
         """Arithmetic of one forward pass, a multiply-add counted as two, nothing dropped."""
@@ -148,8 +97,8 @@ class DecoderOnlyConfig:
     attention: AttentionConfig
     feed_forward: FeedForwardConfig
     moe: MoEConfig | None = None
-    positions: RelativeBias | Rotary = Rotary()
-    initialisation: Initialisation = NormalInit()
+    positions: Positions = field(default_factory=Rotary)
+    initialisation: Initialisation = field(default_factory=NormalInit)
     length: int = 1024
     dropout: float = 0.0
     tied: bool = False
@@ -162,7 +111,7 @@ class DecoderOnlyConfig:
         rotary = self.positions.kind == Rotary.kind
         require(
             not rotary or self.attention.head_dim % 2 == 0,
-            "attention.head_dim",
+            "model.attention.head_dim",
             self.attention.head_dim,
             "even with rotary positions",
         )
@@ -171,12 +120,21 @@ class DecoderOnlyConfig:
         """The same model with a dense network in place of every sparse layer."""
         return replace(self, moe=None)
 
+    def stacks(self) -> tuple[counts.Stack, ...]:
+        """The one stack, as the counts see it."""
+        common = (self.d_model, self.attention, self.feed_forward, self.moe, self.positions)
+        return (counts.Stack("decoder", self.num_layers, *common),)
+
+    def param_count(self) -> counts.ParamCount:
+        """Total and active parameters by component."""
+        return counts.decoder_only_params(self)
+
     def num_params(self) -> int:
-        return counts.decoder_only_params(self).total
+        return self.param_count().total
 
     def num_active_params(self) -> int:
         """Parameters that a token passes, embeddings and head included once each."""
-        return counts.decoder_only_params(self).active
+        return self.param_count().active
 
     def flops(self, batch: int, length: int) -> int:
         """Arithmetic of one forward pass, a multiply-add counted as two, nothing dropped."""

@@ -1,6 +1,7 @@
 """A sparse layer and where it stands in a stack."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -37,6 +38,11 @@ class DocumentGroup:
     kind: ClassVar[str] = "document"
 
     @property
+    def rows(self) -> int:
+        """Whole rows that must stay together."""
+        return 1
+
+    @property
     def within_row(self) -> bool:
         return True
 
@@ -48,7 +54,8 @@ RoutingGroup = RowsGroup | DocumentGroup
 class Placement:
     """Which layers of a stack are sparse: from ``first`` on, the last of every ``step`` layers.
 
-    ``step=2, first=0`` is every other layer (1, 3, 5, ..: Switch, GShard, Flaxformer);
+    Layers count from 0. ``step=2, first=0`` is every other layer (1, 3, 5, ..: Switch, GShard,
+    Flaxformer);
     ``step=1, first=1`` is all but the first (DeepSeekMoE 16B).
     """
 
@@ -101,10 +108,10 @@ class MoEConfig:
         k = self.router.candidates
         require(
             k <= self.num_experts,
-            "moe.router.k",
-            k,
-            f"at most moe.num_experts ({self.num_experts})",
-            "lower k or add experts",
+            "moe.num_experts",
+            self.num_experts,
+            f"at least {k}, the choices of the router ({self.router.kind})",
+            "add experts or let the router choose fewer",
         )
         for name in ("train_capacity_factor", "eval_capacity_factor"):
             value = getattr(self, name)
@@ -148,7 +155,7 @@ def _up_to_4(value: int) -> int:
     return -(-value // 4) * 4
 
 
-_ROUNDINGS = {
+_ROUNDINGS: dict[str, Callable[[float], int]] = {
     "nearest": round,
     "floor": math.floor,
     "ceil": math.ceil,

@@ -1,11 +1,10 @@
 """A run: model, objective, data, optimiser, schedule and the loop around them."""
 
 import math
-
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from turnout.config.errors import require
+from turnout.config.errors import ConfigError, require
 from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig, ModelConfig
 
 BalanceVariant = Literal[
@@ -238,33 +237,27 @@ def _check_objective(model: ModelConfig, objective: ObjectiveConfig) -> None:
 def _check_groups(model: ModelConfig, train: TrainConfig) -> None:
     """No micro-batch may cut a routing group; the error lists the sizes that do not."""
     rows = 1 if model.moe is None else model.moe.group.rows
-    valid = [m for m in range(1, train.batch_rows + 1) if train.batch_rows % (m * rows) == 0]
-    require(
-        train.batch_rows % rows == 0,
-        "train.batch_rows",
-        train.batch_rows,
-        f"a multiple of model.moe.group.rows ({rows})",
-        "a routing group is never cut",
-    )
-    require(
-        train.micro_batches in valid,
-        "train.micro_batches",
-        train.micro_batches,
-        f"one of {_listed(valid)}",
-        f"a micro-batch of {train.micro_batch_rows} rows cuts a routing group of {rows} rows",
-    )
-    require(
-        train.eval_rows % rows == 0,
-        "train.eval_rows",
-        train.eval_rows,
-        f"a multiple of model.moe.group.rows ({rows})",
-        "a routing group is never cut",
-    )
+    for name in ("batch_rows", "eval_rows"):
+        require(
+            getattr(train, name) % rows == 0,
+            f"train.{name}",
+            getattr(train, name),
+            f"a multiple of model.moe.group.rows ({rows})",
+            "a routing group is never cut",
+        )
+    if train.micro_batch_rows % rows:
+        valid = ", ".join(str(n) for n in _divisors(train.batch_rows // rows))
+        raise ConfigError(
+            "train.micro_batches",
+            train.micro_batches,
+            f"one of {valid}",
+            f"{train.micro_batch_rows} rows a micro-batch cut a routing group of {rows} rows",
+        )
 
 
-def _listed(values: list[int]) -> str:
-    text = [str(value) for value in values]
-    return ", ".join(text if len(text) <= 12 else [*text[:11], "..", text[-1]])
+def _divisors(value: int) -> list[int]:
+    small = [n for n in range(1, math.isqrt(value) + 1) if value % n == 0]
+    return sorted({*small, *(value // n for n in small)})
 
 
 def _positive(field: str, value: float) -> None:

@@ -21,9 +21,7 @@ class SampledSoftmax:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        require(
-            self.temperature > 0, "router.exploration.temperature", self.temperature, "above 0"
-        )
+        require(self.temperature > 0, "router.exploration.temperature", self.temperature, "above 0")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """No-token-left-behind (Switch Transformers, 2101.03961, appendix B)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from turnout.config.errors import require
@@ -16,7 +16,7 @@ class NoTokenLeftBehindRouter:
 
     kind: ClassVar[str] = "no_token_left_behind"
     stages: int = 4
-    exploration: Exploration = Argmax()
+    exploration: Exploration = field(default_factory=Argmax)
 
     def __post_init__(self) -> None:
         require(self.stages >= 1, "router.stages", self.stages, "at least 1")

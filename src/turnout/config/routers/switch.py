@@ -1,6 +1,6 @@
 """Switch routing: one expert a token (Switch Transformers, 2101.03961, equations 1 and 2)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from turnout.config.routers.exploration import Argmax, Exploration
@@ -11,7 +11,7 @@ class SwitchRouter:
     """Top-1; the combine weight is the raw softmax probability of the chosen expert."""
 
     kind: ClassVar[str] = "switch"
-    exploration: Exploration = Argmax()
+    exploration: Exploration = field(default_factory=Argmax)
 
     @property
     def candidates(self) -> int:

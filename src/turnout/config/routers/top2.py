@@ -1,6 +1,6 @@
 """Top-2 with an optional second expert (GShard, 2006.16668, algorithm 1; Mesh-TF; ST-MoE)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from turnout.config.errors import require
@@ -23,7 +23,7 @@ class Top2Router:
     second: Literal["random", "threshold", "all", "none"] = "random"
     second_in_evaluation: Literal["threshold", "all", "none"] = "all"
     threshold: float = MESH_THRESHOLD
-    exploration: Exploration = Argmax()
+    exploration: Exploration = field(default_factory=Argmax)
 
     def __post_init__(self) -> None:
         require(self.threshold > 0, "router.threshold", self.threshold, "above 0")

@@ -1,6 +1,6 @@
 """Top-k token choice with the three published combine weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from turnout.config.errors import require
@@ -22,7 +22,7 @@ class TopKRouter:
     kind: ClassVar[str] = "top_k"
     k: int = 2
     weights: CombineWeights = "renormalised"
-    exploration: Exploration = Argmax()
+    exploration: Exploration = field(default_factory=Argmax)
 
     def __post_init__(self) -> None:
         require(self.k >= 1, "router.k", self.k, "at least 1")

@@ -1,0 +1,50 @@
+"""Multi-head and grouped-query attention."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from turnout.config.errors import require
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """Multi-head or grouped-query attention, no biases.
+
+    ``scaled`` divides the logits by sqrt(head_dim); T5 folds that into the query's
+    initialisation instead. ``qk_norm``: RMSNorm on queries and keys, ``head`` over each head
+    (Qwen3), ``full`` over the whole projection (OLMoE).
+    """
+
+    num_heads: int
+    head_dim: int
+    num_kv_heads: int | None = None
+    scaled: bool = True
+    qk_norm: Literal["none", "head", "full"] = "none"
+
+    def __post_init__(self) -> None:
+        require(self.num_heads >= 1, "attention.num_heads", self.num_heads, "at least 1")
+        require(self.head_dim >= 1, "attention.head_dim", self.head_dim, "at least 1")
+        require(
+            self.num_kv_heads is None
+            or (self.num_kv_heads >= 1 and self.num_heads % self.num_kv_heads == 0),
+            "attention.num_kv_heads",
+            self.num_kv_heads,
+            f"a divisor of attention.num_heads ({self.num_heads})",
+        )
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def q_width(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        return self.kv_heads * self.head_dim
+
+    def num_params(self, d_model: int) -> int:
+        """Query, key, value and output projections, and the norms of queries and keys."""
+        norms = {"none": 0, "head": 2 * self.head_dim, "full": self.q_width + self.kv_width}
+        return 2 * d_model * (self.q_width + self.kv_width) + norms[self.qk_norm]

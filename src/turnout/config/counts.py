@@ -1,0 +1,211 @@
+"""What a model holds and what a forward pass costs, from the configuration alone.
+
+The module tree that is counted: an embedding [V, D]; a head [V, D] unless tied; a layer is
+norm + self-attention, in the decoder of two stacks norm + cross-attention, norm + feed-forward
+(dense, or sparse with its router, shared experts and extra dense network); a final norm a stack.
+Norms hold one weight [D]; no projection has a bias unless its configuration says so.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Protocol, runtime_checkable
+
+from turnout.config.attention import AttentionConfig
+from turnout.config.feed_forward import FeedForwardConfig
+from turnout.config.moe import MoEConfig
+from turnout.config.positions import Positions
+
+
+@dataclass(frozen=True)
+class Components:
+    """Parameters by component."""
+
+    embedding: int = 0
+    head: int = 0
+    attention: int = 0
+    norms: int = 0
+    feed_forward: int = 0
+    experts: int = 0
+    shared_experts: int = 0
+    router: int = 0
+    extra_ffn: int = 0
+    positions: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(self.as_dict().values())
+
+    def as_dict(self) -> dict[str, int]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def __add__(self, other: "Components") -> "Components":
+        left, right = self.as_dict(), other.as_dict()
+        return Components(**{name: left[name] + right[name] for name in left})
+
+
+@dataclass(frozen=True)
+class ParamCount:
+    """All parameters, and those a token passes: ``router.active`` of E experts, the rest once."""
+
+    components: Components
+    active_components: Components
+
+    @property
+    def total(self) -> int:
+        return self.components.total
+
+    @property
+    def active(self) -> int:
+        return self.active_components.total
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One stack of layers; ``cross`` adds attention to the encoder's output."""
+
+    name: str
+    num_layers: int
+    d_model: int
+    attention: AttentionConfig
+    feed_forward: FeedForwardConfig
+    moe: MoEConfig | None
+    positions: Positions
+    cross: bool = False
+
+    @property
+    def sparse_layers(self) -> tuple[int, ...]:
+        """Indices of the layers whose feed-forward network is sparse."""
+        return () if self.moe is None else self.moe.placement.sparse_layers(self.num_layers)
+
+
+@runtime_checkable
+class Shape(Protocol):
+    """What the counts need of a model's configuration."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def d_model(self) -> int: ...
+
+    @property
+    def tied(self) -> bool: ...
+
+    def stacks(self) -> tuple[Stack, ...]: ...
+
+
+def encoder_decoder_params(config: Shape) -> ParamCount:
+    """Parameters of an encoder and a decoder around one embedding."""
+    return _params(config)
+
+
+def decoder_only_params(config: Shape) -> ParamCount:
+    """Parameters of one causal stack."""
+    return _params(config)
+
+
+def encoder_decoder_flops(
+    config: Shape, batch: int, encoder_length: int, decoder_length: int
+) -> int:
+    """Arithmetic of one forward pass over rows of these lengths, every position real."""
+    encoder, decoder = config.stacks()
+    return (
+        _stack_flops(encoder, batch, encoder_length)
+        + _stack_flops(decoder, batch, decoder_length)
+        + _cross_flops(decoder, batch, decoder_length, encoder_length)
+        + _head_flops(config, batch * decoder_length)
+    )
+
+
+def decoder_only_flops(config: Shape, batch: int, length: int) -> int:
+    """Arithmetic of one forward pass over rows of this length, every position real."""
+    (decoder,) = config.stacks()
+    return _stack_flops(decoder, batch, length) + _head_flops(config, batch * length)
+
+
+def _params(config: Shape) -> ParamCount:
+    table = config.vocab_size * config.d_model
+    total = Components(embedding=table, head=0 if config.tied else table)
+    active = total
+    for stack in config.stacks():
+        shared = _backbone(stack)
+        total = total + shared + _sparse(stack, active=False)
+        active = active + shared + _sparse(stack, active=True)
+    return ParamCount(total, active)
+
+
+def _backbone(stack: Stack) -> Components:
+    """Everything but the sparse layers' networks."""
+    attentions = stack.num_layers * (2 if stack.cross else 1)
+    dense = stack.num_layers - len(stack.sparse_layers)
+    return Components(
+        attention=attentions * stack.attention.num_params(stack.d_model),
+        norms=(attentions + stack.num_layers + 1) * stack.d_model,
+        feed_forward=dense * stack.feed_forward.num_params(stack.d_model),
+        positions=stack.positions.num_params(stack.num_layers, stack.attention.num_heads),
+    )
+
+
+def _sparse(stack: Stack, active: bool) -> Components:
+    """The sparse layers' networks: all experts, or those that compute one token."""
+    moe, layers, width = stack.moe, len(stack.sparse_layers), stack.d_model
+    if moe is None:
+        return Components()
+    experts = moe.router.active if active else moe.num_experts
+    shared = moe.shared_ffn(stack.feed_forward)
+    extra = stack.feed_forward.num_params(width) + width
+    return Components(
+        experts=layers * experts * moe.expert_ffn(stack.feed_forward).num_params(width),
+        shared_experts=0 if shared is None else layers * shared.num_params(width),
+        router=layers * moe.router.num_params(width, moe.num_experts),
+        extra_ffn=layers * extra if moe.extra_ffn else 0,
+    )
+
+
+def _ffn_flops(network: FeedForwardConfig, rows: int, d_model: int) -> int:
+    return 2 * rows * network.num_matrices * d_model * network.d_ff
+
+
+def _projection_flops(stack: Stack, queries: int, keys: int) -> int:
+    """Query and output products of ``queries`` rows, key and value products of ``keys`` rows."""
+    attention = stack.attention
+    return 4 * stack.d_model * (queries * attention.q_width + keys * attention.kv_width)
+
+
+def _score_flops(stack: Stack, queries: int, keys: int) -> int:
+    """Scores and weighted values of ``queries`` against ``keys``, the causal half included."""
+    return 4 * queries * keys * stack.attention.q_width
+
+
+def _stack_flops(stack: Stack, batch: int, length: int) -> int:
+    tokens, width = batch * length, stack.d_model
+    attention = _projection_flops(stack, tokens, tokens) + batch * _score_flops(
+        stack, length, length
+    )
+    dense = stack.num_layers - len(stack.sparse_layers)
+    flops = stack.num_layers * attention
+    flops += dense * _ffn_flops(stack.feed_forward, tokens, width)
+    return flops + len(stack.sparse_layers) * _sparse_flops(stack, tokens)
+
+
+def _sparse_flops(stack: Stack, tokens: int) -> int:
+    """Router, experts over T * k rows, shared experts and the extra network of one layer."""
+    moe, width = stack.moe, stack.d_model
+    if moe is None:
+        return 0
+    flops = 2 * tokens * moe.router.num_params(width, moe.num_experts)
+    flops += _ffn_flops(moe.expert_ffn(stack.feed_forward), tokens * moe.router.active, width)
+    shared = moe.shared_ffn(stack.feed_forward)
+    if shared is not None:
+        flops += _ffn_flops(shared, tokens, width)
+    if moe.extra_ffn:
+        flops += _ffn_flops(stack.feed_forward, tokens, width)
+    return flops
+
+
+def _cross_flops(stack: Stack, batch: int, length: int, memory: int) -> int:
+    layer = _projection_flops(stack, batch * length, batch * memory)
+    return stack.num_layers * (layer + batch * _score_flops(stack, length, memory))
+
+
+def _head_flops(config: Shape, tokens: int) -> int:
+    return 2 * tokens * config.d_model * config.vocab_size

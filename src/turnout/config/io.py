@@ -1,0 +1,124 @@
+"""Configurations as plain data: dictionaries, TOML text and dotted overrides.
+
+A member of a union is tagged by ``kind``, or given by that name alone; None is written
+``"none"``, since TOML has no null. Whatever is left out keeps the value of the base, or the
+field's default without one.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import tomli_w
+
+from turnout.config import presets
+from turnout.config.convert import NONE, Text, convert
+from turnout.config.errors import ConfigError, UserError
+from turnout.config.train import RunConfig
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """``config`` as tables, lists and scalars that both JSON and TOML can hold."""
+    kind = getattr(type(config), "kind", None)
+    table = {} if kind is None else {"kind": kind}
+    return table | {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any], base: T | None = None, path: str = "") -> T:
+    """An object of ``cls``, a dataclass or a union of them, from (a part of) ``to_dict``'s table.
+
+    Args:
+        data: tables may give some of the fields only, at every level.
+        base: fills what ``data`` leaves out. A table that changes ``kind`` starts afresh.
+        path: the dotted name of ``data``, for error messages.
+
+    Raises:
+        UserError: an unknown field or kind, a value of the wrong type or outside its range, a
+            required field missing; the message holds the dotted path.
+    """
+    return cast(T, convert(cls, data, base, path))
+
+
+def dump_toml(config: Any) -> str:
+    """``config`` as TOML, every field written out."""
+    return tomli_w.dumps(to_dict(config))
+
+
+def parse_toml(text: str, base: RunConfig | None = None, source: str = "the text") -> RunConfig:
+    """A run from TOML over ``base``, or without one over the preset that the text names.
+
+    Raises:
+        UserError: the text is not TOML, or as ``from_dict``.
+    """
+    try:
+        data = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UserError(f"{source} is not valid TOML: {error}") from error
+    return from_dict(RunConfig, data, _named_base(data) if base is None else base)
+
+
+def load_toml(path: str | Path, base: RunConfig | None = None) -> RunConfig:
+    """``parse_toml`` of a file.
+
+    Raises:
+        UserError: the file cannot be read as UTF-8 text, or as ``parse_toml``.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read {str(path)!r}: not UTF-8 text ({error.reason})") from error
+    return parse_toml(text, base, str(path))
+
+
+def override(config: T, options: Mapping[str, str]) -> T:
+    """``config`` with dotted options replaced: ``{"model.moe.num_experts": "16"}``.
+
+    Names may use hyphens. A union takes the name of a kind: ``{"model.moe.router": "top_k"}``.
+
+    Raises:
+        UserError: as ``from_dict``.
+    """
+    tree: dict[str, Any] = {}
+    for name, text in options.items():
+        _insert(tree, name.replace("-", "_").split("."), Text(text))
+    return from_dict(type(config), tree, config)
+
+
+def _insert(tree: dict[str, Any], names: list[str], value: Text) -> None:
+    """A name for a table and options below it may both be given: the name is its kind."""
+    head, *rest = names
+    inner = tree.get(head)
+    if not rest and isinstance(inner, dict):
+        inner["kind"] = value
+    elif not rest:
+        tree[head] = value
+    else:
+        if not isinstance(inner, dict):
+            inner = {} if inner is None else {"kind": inner}
+        tree[head] = inner
+        _insert(inner, rest, value)
+
+
+def _named_base(data: Mapping[str, Any]) -> RunConfig | None:
+    name = data.get("preset", RunConfig.preset)
+    if name == RunConfig.preset:
+        return None
+    if not isinstance(name, str):
+        raise ConfigError("preset", name, "the name of a preset")
+    objective = data.get("objective")
+    kind = objective.get("kind") if isinstance(objective, dict) else objective
+    return presets.run(name, kind if isinstance(kind, str) else None)
+
+
+def _plain(value: Any) -> Any:
+    if value is None:
+        return NONE
+    if is_dataclass(value):
+        return to_dict(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,61 @@
+"""How attention knows where a token stands."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from turnout.config.errors import require
+
+
+@dataclass(frozen=True)
+class RelativeBias:
+    """T5's learned bias by bucketed distance; one table a stack, or one a layer (GLaM)."""
+
+    kind: ClassVar[str] = "relative_bias"
+    num_buckets: int = 32
+    max_distance: int = 128
+    per_layer: bool = False
+
+    def __post_init__(self) -> None:
+        require(
+            self.num_buckets >= 4 and self.num_buckets % 4 == 0,
+            "positions.num_buckets",
+            self.num_buckets,
+            "a multiple of 4, at least 4",
+            "an encoder splits the buckets by direction, and each half by exact and logarithmic",
+        )
+        require(
+            self.max_distance > self.num_buckets // 2,
+            "positions.max_distance",
+            self.max_distance,
+            f"above half of positions.num_buckets ({self.num_buckets // 2})",
+        )
+
+    def tables(self, num_layers: int) -> int:
+        """Tables of [num_buckets, num_heads] in a stack; cross-attention has none."""
+        return num_layers if self.per_layer else 1
+
+    def num_params(self, num_layers: int, num_heads: int) -> int:
+        return self.tables(num_layers) * self.num_buckets * num_heads
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotary embedding of queries and keys with base ``theta``."""
+
+    kind: ClassVar[str] = "rotary"
+    theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        require(
+            self.theta > 1 and math.isfinite(self.theta),
+            "positions.theta",
+            self.theta,
+            "above 1",
+        )
+
+    def num_params(self, num_layers: int, num_heads: int) -> int:
+        return 0
+
+
+Positions = RelativeBias | Rotary
