@@ -1,0 +1,194 @@
+"""Attention against a plain loop in float64, and masks by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from turnout.config.attention import AttentionConfig
+from turnout.config.positions import Rotary
+from turnout.nn.attention import Attention, KeyValues, Slots, attention_mask, biased
+from turnout.nn.positions import Rotation
+
+WIDTH = 12
+
+
+def make(config: AttentionConfig) -> Attention:
+    attention = Attention(WIDTH, config, epsilon=1e-6, dropout=0.0)
+    attention.init_weights(torch.Generator().manual_seed(1))
+    for norm in (attention.query_norm, attention.key_norm):
+        if norm is not None:
+            torch.nn.init.uniform_(
+                norm.weight, 0.5, 1.5, generator=torch.Generator().manual_seed(2)
+            )
+    return attention
+
+
+@torch.no_grad()
+def loop(
+    attention: Attention, x: Tensor, source: Tensor, allowed: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Token by token, head by head, in float64; queries with nothing to read are left out."""
+    config = attention.config
+    x, source = x.double(), source.double()
+
+    def heads(linear: torch.nn.Module, states: Tensor, norm: torch.nn.Module | None) -> Tensor:
+        flat = states @ linear.weight.double().t()
+        if norm is not None and config.qk_norm == "full":
+            flat = rms(flat, norm.weight)
+        split = flat.view(*flat.shape[:-1], -1, config.head_dim)
+        if norm is not None and config.qk_norm == "head":
+            split = rms(split, norm.weight)
+        return split
+
+    def rms(states: Tensor, weight: Tensor) -> Tensor:
+        return states / (states.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight.double()
+
+    q = heads(attention.query, x, attention.query_norm)
+    k = heads(attention.key, source, attention.key_norm)
+    v = heads(attention.value, source, None)
+    out = torch.zeros(*x.shape[:2], config.num_heads, config.head_dim, dtype=torch.float64)
+    share = config.num_heads // config.kv_heads
+    for b in range(x.shape[0]):
+        for h in range(config.num_heads):
+            for i in range(x.shape[1]):
+                keys = [j for j in range(source.shape[1]) if allowed[b, i, j]]
+                logits = []
+                for j in keys:
+                    logit = float(q[b, i, h] @ k[b, j, h // share])
+                    logit *= config.head_dim**-0.5 if config.scaled else 1.0
+                    logits.append(logit + (0.0 if bias is None else float(bias[0, h, i, j])))
+                weights = [math.exp(logit) for logit in logits]
+                for j, weight in zip(keys, weights, strict=True):
+                    out[b, i, h] += weight / sum(weights) * v[b, j, h // share]
+    return out.flatten(2) @ attention.out.weight.double().t()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize(
+    "config",
+    [
+        AttentionConfig(4, 3, scaled=False),
+        AttentionConfig(4, 4, num_kv_heads=2, qk_norm="head"),
+        AttentionConfig(6, 4, num_kv_heads=1, qk_norm="full"),
+    ],
+    ids=["t5", "grouped", "one_kv_head"],
+)
+def test_attention_is_the_plain_loop(
+    config: AttentionConfig, with_bias: bool, causal: bool
+) -> None:
+    attention = make(config)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 7, WIDTH, generator=generator)
+    # Two documents and a padded end; one document with padding on both sides.
+    segment = torch.tensor([[1, 1, 1, 2, 2, 2, 0], [0, 1, 1, 1, 1, 0, 0]])
+    mask = segment > 0
+    bias = torch.randn(1, config.num_heads, 7, 7, generator=generator) if with_bias else None
+    allowed = attention_mask(segment, segment, mask, causal=causal)
+    merged = allowed if bias is None else biased(allowed, bias, x.dtype)
+    got = attention(x, attention.project(x), merged)
+    real = [
+        [
+            [
+                bool(segment[b, i] == segment[b, j] and segment[b, j] > 0)
+                and (j <= i or not causal)
+                for j in range(7)
+            ]
+            for i in range(7)
+        ]
+        for b in range(2)
+    ]
+    expected = loop(attention, x, x, torch.tensor(real), bias)
+    torch.testing.assert_close(got[mask].double(), expected[mask], atol=1e-6, rtol=1e-5)
+
+
+def test_cross_attention_is_the_plain_loop() -> None:
+    attention = make(AttentionConfig(4, 3, scaled=False))
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(1, 3, WIDTH, generator=generator)
+    states = torch.randn(1, 5, WIDTH, generator=generator)
+    query_segment, key_segment = torch.tensor([[1, 1, 2]]), torch.tensor([[1, 2, 2, 2, 0]])
+    allowed = attention_mask(query_segment, key_segment, key_segment > 0, causal=False)
+    by_hand = [[[1, 0, 0, 0, 0], [1, 0, 0, 0, 0], [0, 1, 1, 1, 0]]]
+    assert allowed[:, 0].long().tolist() == by_hand
+    got = attention(x, attention.project(states), allowed)
+    expected = loop(attention, x, states, torch.tensor(by_hand), None)
+    torch.testing.assert_close(got.double(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_causal_mask_of_packed_documents_by_hand() -> None:
+    segment = torch.tensor([[1, 1, 2, 2, 0]])
+    allowed = attention_mask(segment, segment, segment > 0, causal=True)
+    assert allowed[0, 0].long().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [0, 0, 1, 0, 0],
+        [0, 0, 1, 1, 0],
+        [1, 1, 1, 1, 1],  # padding reads anything: nobody reads it, and its softmax is not empty
+    ]
+
+
+def test_mask_of_queries_behind_a_cache() -> None:
+    known = torch.tensor([[False, True, True, True, True]])
+    allowed = attention_mask(torch.tensor([[1, 1]]), known.long(), known, causal=True, start=3)
+    # Queries stand in slots 3 and 4; slot 0 is padding.
+    assert allowed[0, 0].long().tolist() == [[0, 1, 1, 1, 0], [0, 1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_a_row_of_padding_alone_is_finite_and_gets_no_gradient(with_bias: bool) -> None:
+    attention = make(AttentionConfig(4, 3))
+    x = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(5), requires_grad=True)
+    mask = torch.tensor([[False] * 5, [True] * 4 + [False]])
+    allowed = attention_mask(mask.long(), mask.long(), mask, causal=True)
+    bias = torch.zeros(1, 4, 5, 5, requires_grad=True)
+    merged = biased(allowed, bias, x.dtype) if with_bias else allowed
+    y = attention(x, attention.project(x), merged)
+    assert torch.isfinite(y).all()
+    torch.where(mask.unsqueeze(-1), y, 0.0).square().sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad[~mask], torch.zeros_like(x.grad[~mask]))
+    assert x.grad[mask].abs().sum() > 0
+    for parameter in attention.parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all()
+    assert not with_bias or (bias.grad is not None and torch.isfinite(bias.grad).all())
+
+
+def test_slots_hold_what_was_written() -> None:
+    slots = Slots(torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 4, 2), used=1)
+    read = slots.extend(KeyValues(torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 2.0)))
+    assert read.keys[0, 0, :, 0].tolist() == [0, 1, 1]
+    assert read.values[0, 0, :, 0].tolist() == [0, 2, 2]
+
+
+def test_rotated_attention_ignores_a_common_shift() -> None:
+    attention = make(AttentionConfig(4, 4))
+    x = torch.randn(1, 6, WIDTH, generator=torch.Generator().manual_seed(6))
+    mask = attention_mask(
+        *[torch.ones(1, 6, dtype=torch.long)] * 2, torch.ones(1, 6) > 0, causal=True
+    )
+    outputs = []
+    for shift in (0, 11):
+        rotation = Rotation.of(Rotary(), torch.arange(6).unsqueeze(0) + shift, 4)
+        outputs.append(attention(x, attention.project(x, rotation), mask, rotation))
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_initial_deviations(scaled: bool) -> None:
+    # width 256, 8 heads of 64: inputs of q, k, v 256, of o 512.
+    attention = Attention(256, AttentionConfig(8, 64, scaled=scaled), epsilon=1e-6, dropout=0.0)
+    attention.init_weights(torch.Generator().manual_seed(0))
+    expected = {
+        "query": 256**-0.5 if scaled else (256 * 64) ** -0.5,
+        "key": 256**-0.5,
+        "value": 256**-0.5,
+        "out": 512**-0.5,
+    }
+    for name, std in expected.items():
+        weight = getattr(attention, name).weight
+        # 131,072 draws: the deviation of the measured deviation is about 0.2%.
+        assert weight.std().item() == pytest.approx(std, rel=0.01), name
+        assert weight.abs().max().item() <= 2 * std / 0.8796 + 1e-6

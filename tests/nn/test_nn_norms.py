@@ -1,0 +1,45 @@
+"""RMS normalisation by hand, its precision, and the linear map's casts."""
+
+import torch
+
+from turnout.nn.linear import Linear
+from turnout.nn.norms import RMSNorm
+
+
+def test_norm_by_hand() -> None:
+    norm = RMSNorm(2, epsilon=0.0)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, 2.0]))
+    # mean square of (3, 4) is 12.5, its root 3.5355: (3, 4) / 3.5355 * (1, 2).
+    expected = torch.tensor([[3 / 12.5**0.5, 8 / 12.5**0.5]])
+    torch.testing.assert_close(norm(torch.tensor([[3.0, 4.0]])), expected)
+
+
+def test_epsilon_stands_under_the_root() -> None:
+    norm = RMSNorm(1, epsilon=3.0)
+    norm.init_weights()
+    # 1 / sqrt(1 + 3) = 0.5
+    assert norm(torch.ones(1, 1)).item() == 0.5
+
+
+def test_norm_of_a_zero_row_has_finite_gradients() -> None:
+    norm = RMSNorm(4, epsilon=1e-6)
+    norm.init_weights()
+    x = torch.zeros(2, 4, requires_grad=True)
+    norm(x).sum().backward()
+    assert x.grad is not None and torch.isfinite(x.grad).all()
+
+
+def test_norm_in_bf16_is_float32_inside() -> None:
+    norm = RMSNorm(512, epsilon=1e-6)
+    norm.init_weights()
+    x = torch.randn(8, 512, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert torch.equal(norm(x), norm(x.float()).bfloat16())
+
+
+def test_linear_computes_in_the_dtype_of_its_input() -> None:
+    linear = Linear(4, 3)
+    torch.nn.init.ones_(linear.weight)
+    assert linear.weight.dtype == torch.float32
+    assert linear(torch.ones(2, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert linear(torch.ones(2, 4)).tolist() == [[4.0] * 3] * 2
