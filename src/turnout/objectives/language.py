@@ -90,7 +90,7 @@ class LanguageObjective:
         terms = Terms(
             language=loss.nats / targets,
             head_z=loss.z / targets,
-            **self._layer_terms(output.layers, totals, sums),
+            **self.layer_terms(output.layers, totals, sums),
         )
         return LossReport(
             total=self._weighted(terms),
@@ -111,9 +111,10 @@ class LanguageObjective:
                 total = total + coefficient * getattr(terms, name)
         return total
 
-    def _layer_terms(
-        self, layers: tuple[LayerStats, ...], totals: Totals, sums: StepSums | None
+    def layer_terms(
+        self, layers: tuple[LayerStats, ...], totals: Totals, sums: StepSums | None = None
     ) -> dict[str, Float[Tensor, ""]]:
+        """The sparse layers' terms, unweighted, with gradient, by name."""
         share = 1 / len(layers) if layers and self.losses.layers == "mean" else 1.0
         zero = torch.zeros(())
         terms = {"balance": zero, "router_z": zero, "importance": zero, "load": zero}

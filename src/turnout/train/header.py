@@ -1,0 +1,93 @@
+"""What is on in a run, printed before the first step: nothing is silently on or off."""
+
+import torch
+
+from turnout.config.train import LossConfig
+from turnout.models.base import Model
+from turnout.moe.layer import MoELayer
+from turnout.train.session import Session
+from turnout.train.zero_gradient import ROUTER_TERMS, trainable_router
+
+
+def run_header(session: Session) -> tuple[str, ...]:
+    """The header's lines: model, data, losses, sparse layers, optimiser, hardware."""
+    config, model = session.config, session.state.model
+    train, optimizer = config.train, config.optimizer
+    return (
+        f"run        {config.preset} ({config.objective.kind}), "
+        + (
+            f"from step {session.state.step} to {train.steps}"
+            if session.state.step
+            else f"{train.steps} steps"
+        )
+        + f" of {train.batch_rows} rows in {train.micro_batches} micro-batch"
+        + ("es" if train.micro_batches > 1 else ""),
+        f"model      {config.model.kind}: {config.model.num_params():,} parameters, "
+        f"{config.model.num_active_params():,} active a token",
+        f"data       {session.data.summary.text()}",
+        f"losses     {loss_line(config.losses, model)}",
+        *_sparse_lines(model),
+        f"optimiser  {optimizer.kind}, learning rate {optimizer.learning_rate:g}, schedule "
+        f"{config.schedule.kind}, clipping "
+        + (f"at norm {train.clip_norm:g}" if train.clip_norm > 0 else "OFF"),
+        f"computing  {str(session.dtype).removeprefix('torch.')} ({session.dtype_reason}), "
+        f"{torch.get_num_threads()} threads, dropout "
+        + (f"{config.model.dropout:g}" if config.model.dropout else "OFF")
+        + f", recomputation {_on(train.recompute)}, compilation {_on(train.compile)}",
+    )
+
+
+def loss_line(losses: LossConfig, model: Model) -> str:
+    """Every term with its coefficient, or OFF and why."""
+    parts = ["language 1"]
+    sparse = model.sparse_layers()
+    frozen = bool(sparse) and not trainable_router(model)
+    for name in ROUTER_TERMS:
+        coefficient = getattr(losses, name)
+        if coefficient and not sparse:
+            parts.append(f"{name} OFF (no sparse layer)")
+        elif coefficient and frozen:
+            parts.append(f"{name} OFF (frozen)")
+        else:
+            parts.append(f"{name} {coefficient:g}" if coefficient else f"{name} OFF")
+    parts.append(f"head_z {losses.head_z:g}" if losses.head_z else "head_z OFF")
+    if not sparse:
+        return ", ".join(parts)
+    over = {"sum": "summed over", "mean": "averaged over"}[losses.layers]
+    stale = ", one step stale" if losses.scope == "previous" else ""
+    return (
+        f"{', '.join(parts)}; balance in the {losses.balance_variant} form, scope {losses.scope}"
+        f"{stale}, {over} {len(sparse)} sparse layers"
+    )
+
+
+def _sparse_lines(model: Model) -> tuple[str, ...]:
+    layers = list(model.sparse_layers().items())
+    if not layers or model.config.moe is None:
+        return ("experts    none: a dense model",)
+    moe, (_, first) = model.config.moe, layers[0]
+    return (
+        f"experts    {moe.num_experts} in each of {', '.join(name for name, _ in layers)}; router "
+        f"{moe.router.kind}, dispatcher {moe.dispatcher}, product {moe.product}",
+        f"capacity   {_slots(first, training=True)} in training "
+        f"(factor {_factor(moe.train_capacity_factor)}), {_slots(first, training=False)} in "
+        f"evaluation; causal {_yes(all(layer.causal for _, layer in layers))}, "
+        f"batch-invariant {_yes(all(layer.batch_invariant for _, layer in layers))}",
+    )
+
+
+def _slots(layer: MoELayer, *, training: bool) -> str:
+    slots = layer.capacity.train if training else layer.capacity.evaluation
+    return "dropless" if slots is None else f"{slots} slots an expert and group"
+
+
+def _factor(factor: float | None) -> str:
+    return "none" if factor is None else f"{factor:g}"
+
+
+def _on(value: bool) -> str:
+    return "ON" if value else "OFF"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "NO"

@@ -1,0 +1,138 @@
+"""What the trainer tells its hooks: plain numbers, no tensors."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from turnout.moe.stats import LayerStats
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One sparse layer over the micro-batches of a step.
+
+    Attributes:
+        name: the layer's.
+        assigned: assignments of each expert before capacity.
+        wanted: assignments that a token asks for and that a slot could serve.
+        kept: assignments that found a slot, all experts together.
+        tokens: real tokens.
+        unrouted: real tokens that no expert served.
+        entropy: mean entropy of the router's probabilities, in nats.
+    """
+
+    name: str
+    assigned: tuple[int, ...]
+    wanted: int
+    kept: int
+    tokens: int
+    unrouted: int
+    entropy: float
+
+    @property
+    def balance(self) -> float:
+        """Largest load over mean load: 1 when even, E when one expert takes all."""
+        total = sum(self.assigned)
+        return max(self.assigned) * len(self.assigned) / total if total else 1.0
+
+    @property
+    def dropped(self) -> float:
+        """Share of the wanted assignments that found no slot."""
+        return 1 - self.kept / self.wanted if self.wanted else 0.0
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimiser step.
+
+    Attributes:
+        step: optimiser steps done, this one included.
+        loss: language loss, mean nats per target.
+        bits: the same in bits per byte of target text (bits per target for span corruption).
+        terms: every term of the objective, unweighted.
+        learning_rate: after the schedule.
+        gradient_norm: before clipping.
+        targets: targets of this step.
+        tokens: real tokens seen by the run so far, all stacks.
+        tokens_per_second: real tokens of this step over its time.
+        layers: the sparse layers, in order.
+        skipped: why no update was made; empty when one was.
+    """
+
+    step: int
+    loss: float
+    bits: float
+    terms: Mapping[str, float]
+    learning_rate: float
+    gradient_norm: float
+    targets: int
+    tokens: int
+    tokens_per_second: float
+    layers: tuple[LayerReport, ...]
+    skipped: str = ""
+
+    @property
+    def dropped(self) -> float:
+        """Share of dropped assignments over all layers."""
+        wanted = sum(layer.wanted for layer in self.layers)
+        return 1 - sum(layer.kept for layer in self.layers) / wanted if wanted else 0.0
+
+    @property
+    def balance(self) -> float:
+        """Largest over mean load of the worst layer; 1 for a dense model."""
+        return max((layer.balance for layer in self.layers), default=1.0)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The held-out rows, dropless and without noise; ``loss`` is the language loss alone.
+
+    Attributes:
+        step: optimiser steps done.
+        loss: mean nats per target.
+        bits: bits per byte of target text (bits per target for span corruption).
+        targets: how many targets.
+        bytes: how many of them are bytes of text.
+        terms: the objective's other terms, unweighted.
+        balance: largest over mean load of the worst layer.
+        seconds: time it took.
+    """
+
+    step: int
+    loss: float
+    bits: float
+    targets: int
+    bytes: int
+    terms: Mapping[str, float]
+    balance: float
+    seconds: float
+
+
+def layer_reports(micro_batches: Iterable[tuple[LayerStats, ...]]) -> tuple[LayerReport, ...]:
+    """Add the layers' statistics over micro-batches, in int64 and float64 on the host."""
+    columns = list(zip(*micro_batches, strict=True))
+    return tuple(_layer_report(column) for column in columns)
+
+
+def finite(value: float) -> float | None:
+    """``value``, or None where JSON has no number for it."""
+    return value if math.isfinite(value) else None
+
+
+def _layer_report(parts: tuple[LayerStats, ...]) -> LayerReport:
+    assigned = torch.stack([part.router.assigned.sum(0) for part in parts]).sum(0)
+    tokens = sum(int(part.router.tokens.sum()) for part in parts)
+    entropy = sum(float(part.router.entropy.detach().double().sum()) for part in parts)
+    # Where a token names more candidates than it may get, the rest is no loss.
+    spare = parts[0].choices > parts[0].active
+    return LayerReport(
+        name=parts[0].name,
+        assigned=tuple(assigned.tolist()),
+        wanted=tokens * parts[0].active if spare else int(assigned.sum()),
+        kept=sum(int(part.kept.sum()) for part in parts),
+        tokens=tokens,
+        unrouted=sum(int(part.unrouted.sum()) for part in parts),
+        entropy=entropy / max(tokens, 1),
+    )

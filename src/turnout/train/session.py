@@ -1,0 +1,81 @@
+"""From a configuration or a run folder to everything that training and using a model needs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from turnout import objectives
+from turnout.checkpoint import folders
+from turnout.checkpoint.read import load_meta
+from turnout.config import io
+from turnout.config.train import RunConfig
+from turnout.data import pipeline
+from turnout.data.pipeline import Data
+from turnout.models.base import Model
+from turnout.models.build import build as build_model
+from turnout.objectives import LanguageObjective
+from turnout.train.precision import compute_dtype
+from turnout.train.state import TrainState, load_model, resume
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run, ready to train: its parts, the compute dtype and why it is that one."""
+
+    config: RunConfig
+    data: Data
+    state: TrainState
+    objective: LanguageObjective
+    dtype: torch.dtype
+    dtype_reason: str
+
+
+def open_session(config: RunConfig, checkpoint: Path | None = None) -> Session:
+    """Read the data, build and fill the model: freshly, or from ``checkpoint`` to go on.
+
+    Raises:
+        UserError: anything about data, configuration or checkpoint that cannot be.
+    """
+    set_threads(config)
+    data = pipeline.build(config)
+    model, dtype, reason = _built(config)
+    if checkpoint is None:
+        model.init_weights(config.train.seed)
+    state = TrainState.fresh(config, model)
+    if checkpoint is not None:
+        resume(state, config, checkpoint)
+    if config.train.compile:
+        model.compile()
+    objective = objectives.build(config.losses, config.model)
+    return Session(config, data, state, objective, dtype, reason)
+
+
+def saved_config(run: Path) -> RunConfig:
+    """The configuration in the newest checkpoint of a run folder."""
+    return io.from_dict(RunConfig, load_meta(folders.latest(run))["config"])
+
+
+def load_run(run: Path, config: RunConfig | None = None) -> tuple[RunConfig, Model]:
+    """The model of a run's newest checkpoint, in evaluation mode.
+
+    Args:
+        config: what to build instead of the saved configuration, for another data path or dtype.
+    """
+    config = saved_config(run) if config is None else config
+    set_threads(config)
+    model, _, _ = _built(config)
+    load_model(model, folders.latest(run))
+    model.eval()
+    return config, model
+
+
+def set_threads(config: RunConfig) -> None:
+    if config.train.threads > 0:
+        torch.set_num_threads(config.train.threads)
+
+
+def _built(config: RunConfig) -> tuple[Model, torch.dtype, str]:
+    dtype, reason = compute_dtype(config.train.dtype, torch.device("cpu"))
+    model = build_model(config.model, dtype=dtype, recompute=config.train.recompute)
+    return model, dtype, reason

@@ -1,0 +1,122 @@
+"""What training changes and a checkpoint holds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils import _pytree
+
+from turnout.checkpoint.format import Checkpoint, CheckpointError
+from turnout.checkpoint.read import load, match
+from turnout.config import io
+from turnout.config.train import RunConfig
+from turnout.models.base import Model
+from turnout.objectives import StepSums
+from turnout.train.optim import build_optimizer
+from turnout.train.optim_state import export_state, restore_state
+
+_MODEL, _OPTIMIZER, _SUMS = "model.", "optimizer.", "sums."
+
+
+@dataclass
+class TrainState:
+    """The one thing a trainer changes.
+
+    Attributes:
+        model: float32 parameters.
+        optimizer: over the parameters that train.
+        step: optimiser steps done, skipped ones included.
+        tokens: real tokens seen, all stacks.
+        sums: the last step's sums, what losses of scope ``previous`` are computed from.
+    """
+
+    model: Model
+    optimizer: Optimizer
+    step: int = 0
+    tokens: int = 0
+    sums: StepSums | None = None
+
+    @staticmethod
+    def fresh(run: RunConfig, model: Model) -> "TrainState":
+        return TrainState(model, build_optimizer(run.optimizer, model))
+
+
+def model_tensors(model: Model) -> dict[str, Tensor]:
+    """Parameters and saved buffers by name; a tied tensor once, under its first name."""
+    seen: dict[int, str] = {}
+    found: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if seen.setdefault(id(tensor), name) == name:
+            found[name] = tensor
+    return found
+
+
+def export(state: TrainState, run: RunConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Everything a checkpoint holds: tensors by global name, and JSON."""
+    optimizer, scalars = export_state(state.optimizer)
+    leaves, spec = _pytree.tree_flatten(state.sums)
+    tensors = {
+        **{_MODEL + name: tensor for name, tensor in model_tensors(state.model).items()},
+        **{_OPTIMIZER + name: tensor for name, tensor in optimizer.items()},
+        **{f"{_SUMS}{index}": leaf for index, leaf in enumerate(leaves) if leaf is not None},
+    }
+    meta = {
+        "step": state.step,
+        "tokens": state.tokens,
+        "optimizer": {"kind": run.optimizer.kind, "state": scalars},
+        "sums": None if state.sums is None else _pytree.treespec_dumps(spec),
+        "seeds": {"train": run.train.seed, "data": run.data.seed},
+        "config": io.to_dict(run),
+    }
+    return tensors, meta
+
+
+def load_model(model: Model, folder: Path) -> Checkpoint:
+    """Fill ``model`` from a checkpoint.
+
+    Raises:
+        CheckpointError: damage, or another model's checkpoint.
+    """
+    checkpoint = load(folder)
+    wanted = model_tensors(model)
+    found = _under(checkpoint.tensors, _MODEL)
+    match(found, wanted, str(folder))
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(found[name])
+    return checkpoint
+
+
+def resume(state: TrainState, run: RunConfig, folder: Path) -> None:
+    """Continue where a checkpoint stopped.
+
+    Raises:
+        CheckpointError: damage, or the checkpoint of another model or optimiser.
+    """
+    checkpoint = load_model(state.model, folder)
+    saved = checkpoint.meta["optimizer"]
+    if saved["kind"] != run.optimizer.kind:
+        raise CheckpointError(
+            f"optimizer = {run.optimizer.kind!r}: must be {saved['kind']!r}, which wrote {folder}"
+        )
+    restore_state(
+        state.optimizer, _under(checkpoint.tensors, _OPTIMIZER), saved["state"], str(folder)
+    )
+    state.step = int(checkpoint.meta["step"])
+    state.tokens = int(checkpoint.meta["tokens"])
+    if checkpoint.meta["sums"] is not None:
+        spec = _pytree.treespec_loads(checkpoint.meta["sums"])
+        leaves = _under(checkpoint.tensors, _SUMS)
+        state.sums = _pytree.tree_unflatten([leaves[str(i)] for i in range(len(leaves))], spec)
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -1,0 +1,107 @@
+"""One optimiser step: totals, preparation, micro-batches, clipping, guard, update."""
+
+import math
+import time
+from dataclasses import asdict
+
+import torch
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from turnout.config.train import RunConfig
+from turnout.data.batch import Batch
+from turnout.data.tokenizers import ByteTokenizer
+from turnout.objectives import LanguageObjective, LossReport
+from turnout.train.dropout import seed_dropout
+from turnout.train.guards import fault, gradients
+from turnout.train.optim import set_learning_rate
+from turnout.train.report import StepReport, layer_reports
+from turnout.train.schedules import factor
+from turnout.train.state import TrainState
+
+
+def optimiser_step(
+    state: TrainState, objective: LanguageObjective, batches: list[Batch], run: RunConfig
+) -> StepReport:
+    """Train on ``batches``, the micro-batches of one step, and count the step.
+
+    Gradients are summed over micro-batches: each report is already divided by the step's totals.
+    Where a loss or a gradient is not finite nothing is updated, and the report says why.
+    """
+    started = time.perf_counter()
+    reports = _backward(state, objective, batches, run.train.seed)
+    terms = add_terms([asdict(report.terms) for report in reports])
+    total = sum(float(report.total.detach()) for report in reports)
+    layers = [report.layers for report in reports]
+    found = gradients(state.model)
+    norm = get_total_norm(found)
+    rate = run.optimizer.learning_rate * factor(run.schedule, state.step, run.train.steps)
+    skipped = fault(state.model, terms, layers, total, float(norm))
+    if not skipped:
+        _update(state, norm, rate, run.train.clip_norm)
+        state.sums = objective.collect(reports) if run.losses.scope == "previous" else None
+    state.optimizer.zero_grad(set_to_none=True)
+    tokens = sum(map(real_tokens, batches))
+    state.step += 1
+    state.tokens += tokens
+    return StepReport(
+        step=state.step,
+        loss=terms["language"],
+        bits=bits_per_byte(terms["language"], batches),
+        terms=terms,
+        learning_rate=rate,
+        gradient_norm=float(norm),
+        targets=sum(int(batch.target_mask.sum()) for batch in batches),
+        tokens=state.tokens,
+        tokens_per_second=tokens / max(time.perf_counter() - started, 1e-9),
+        layers=layer_reports(layers),
+        skipped=skipped,
+    )
+
+
+def add_terms(parts: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+    """Terms of a step: each micro-batch holds its share, so they add up."""
+    return {name: math.fsum(float(part[name]) for part in parts) for name in parts[0]}
+
+
+def real_tokens(batch: Batch) -> int:
+    """Tokens that are not padding, in all stacks."""
+    encoder = 0 if batch.encoder is None else int(batch.encoder.mask.sum())
+    return int(batch.decoder.mask.sum()) + encoder
+
+
+def text_bytes(batch: Batch) -> int:
+    """Targets that stand for a byte of text: no end of text, no sentinel."""
+    first = ByteTokenizer.first_byte
+    is_byte = (batch.targets >= first) & (batch.targets < first + 256)
+    return int((is_byte & batch.target_mask).sum())
+
+
+def bits_per_byte(nats: float, batches: list[Batch]) -> float:
+    """Bits of all targets over the bytes of text among them, from the mean nats of a target."""
+    targets = sum(int(batch.target_mask.sum()) for batch in batches)
+    return nats * targets / math.log(2) / max(sum(map(text_bytes, batches)), 1)
+
+
+def _backward(
+    state: TrainState, objective: LanguageObjective, batches: list[Batch], seed: int
+) -> list[LossReport]:
+    def before(index: int) -> None:
+        seed_dropout(seed, state.step, index)
+
+    state.model.train()
+    totals = objective.totals(batches)
+    sums = objective.prepare(state.model, batches, state.sums, before)
+    reports = []
+    for index, batch in enumerate(batches):
+        before(index)
+        report = objective(state.model, batch, totals, sums)
+        report.total.backward()
+        reports.append(report)
+    return reports
+
+
+def _update(state: TrainState, norm: torch.Tensor, rate: float, clip_norm: float) -> None:
+    if clip_norm > 0:
+        clip_grads_with_norm_(state.model.parameters(), clip_norm, norm)
+    set_learning_rate(state.optimizer, rate)
+    state.optimizer.step()
