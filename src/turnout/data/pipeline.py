@@ -14,7 +14,6 @@ from jaxtyping import Int64
 
 from turnout.config.errors import ConfigError, UserError, require
 from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig, ModelConfig
-from turnout.config.moe import RowsGroup
 from turnout.config.train import CausalConfig, RunConfig, SpanConfig
 from turnout.data.batch import Batch
 from turnout.data.keys import mix, permutation
@@ -53,7 +52,7 @@ class Data:
         keys = mix(train.seed, step, number)
         progress = min(step / train.steps, 1.0)
         index = _shuffled(self.train_rows.num_rows, self.run.data.seed, number)
-        size = train.batch_rows // train.micro_batches
+        size = train.micro_batch_rows
         return [
             _batch(self.train_rows, index[part], number[part], keys[part], progress)
             for part in _parts(train.batch_rows, size)
@@ -64,7 +63,7 @@ class Data:
         index = self._validation_index()
         number = np.arange(len(index))
         keys = mix(VALIDATION_SEED, 0, number)
-        size = self.run.train.batch_rows // self.run.train.micro_batches
+        size = self.run.train.micro_batch_rows
         return [
             _batch(self.validation_rows, index[part], number[part], keys[part], 1.0)
             for part in _parts(len(index), size)
@@ -136,7 +135,7 @@ def build(run: RunConfig) -> Data:
 
     Raises:
         UserError: text that is missing, unreadable or too short (see ``sources.read``).
-        ConfigError: a model that cannot have this objective, this text or these micro-batches.
+        ConfigError: a vocabulary or row lengths that the text or the objective does not fit.
     """
     tokenizer = ByteTokenizer()
     require(
@@ -145,7 +144,6 @@ def build(run: RunConfig) -> Data:
         run.model.vocab_size,
         f"at least {tokenizer.vocab_size}, the byte vocabulary",
     )
-    _check_groups(run)
     documents = read(run.data.paths)
     sides = split(documents.texts, run.data.validation_share)
     train = row_source(run.objective, run.model, sides.train, run.data.seed, "training")
@@ -178,11 +176,7 @@ def _causal(
     seed: int,
     side: str,
 ) -> RowSource:
-    encoder, decoder = _lengths(model)
-    if encoder:
-        raise ConfigError(
-            "objective", objective.kind, "span for an encoder-decoder model", "use --objective span"
-        )
+    _, decoder = _lengths(model)
     rows = pack(documents, decoder)
     need = decoder if side == "training" else 2
     if len(rows.tokens) < need:
@@ -202,10 +196,6 @@ def _span(
     side: str,
 ) -> RowSource:
     encoder, decoder = _lengths(model)
-    if not encoder:
-        raise ConfigError(
-            "objective", objective.kind, "causal for a decoder-only model", "use --objective causal"
-        )
     lengths = fit(encoder, objective)
     require(
         lengths.targets <= decoder,
@@ -234,30 +224,7 @@ def _(model: EncoderDecoderConfig) -> tuple[int, int]:
 
 def _group_rows(model: ModelConfig) -> int:
     """Rows of the batch that are never cut apart."""
-    return 1 if model.moe is None else _whole_rows(model.moe.group)
-
-
-@singledispatch
-def _whole_rows(group: object) -> int:
-    return 1
-
-
-@_whole_rows.register
-def _(group: RowsGroup) -> int:
-    return group.rows
-
-
-def _check_groups(run: RunConfig) -> None:
-    group, train = _group_rows(run.model), run.train
-    size = train.batch_rows // train.micro_batches
-    for name, rows in (("batch_rows", size), ("eval_rows", train.eval_rows)):
-        require(
-            rows % group == 0,
-            f"train.{name}",
-            getattr(train, name),
-            f"whole routing groups of {group} rows in each micro-batch",
-            f"{rows} rows would cut one; use a multiple of {group}",
-        )
+    return 1 if model.moe is None else model.moe.group.rows
 
 
 @lru_cache(maxsize=8)

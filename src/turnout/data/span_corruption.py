@@ -7,6 +7,7 @@ the targets ``<0> b c <1> f end``.
 Axes: B batch, L raw tokens of a row, J spans of a row, S sequence, R rows, N tokens.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int64, Integer, UInt16
 
-from turnout.config.errors import ConfigError, UserError
+from turnout.config.errors import ConfigError, UserError, require
 from turnout.config.train import SpanConfig
 from turnout.data.keys import mix
 from turnout.data.rows import Examples, RowSource, join, tensor, whole
@@ -58,14 +59,25 @@ def fit(inputs: int, objective: SpanConfig) -> SpanLengths:
     """The most raw tokens whose inputs fit into ``inputs`` positions; 512 takes 568.
 
     Raises:
-        ConfigError: not even two tokens fit.
+        ConfigError: not even two tokens fit, or so many that the vocabulary's sentinels run out.
     """
     if inputs < 3:
         raise ConfigError("model.encoder_length", inputs, "at least 3 for span corruption")
-    best = span_lengths(2, objective)
-    # A token more lengthens the inputs by one or not at all: the first that is too long ends it.
-    while (longer := span_lengths(best.raw + 1, objective)).inputs <= inputs:
-        best = longer
+    # A token more never shortens the inputs, and they hold all that is not noise.
+    beyond = int((inputs + 2) / (1 - objective.noise_density)) + 2
+    raw = bisect_right(
+        range(beyond), inputs, lo=2, key=lambda count: span_lengths(count, objective).inputs
+    )
+    best = span_lengths(raw - 1, objective)
+    sentinels = ByteTokenizer.num_sentinels
+    require(
+        best.spans <= sentinels,
+        "model.encoder_length",
+        inputs,
+        f"short enough for {sentinels} spans, as many as the byte vocabulary has sentinels "
+        f"(it makes {best.spans})",
+        "lower it or raise objective.mean_span",
+    )
     return best
 
 
@@ -115,18 +127,8 @@ def span_rows(
 
     Raises:
         UserError: the text is shorter than one row.
-        ConfigError: a row has more spans than the vocabulary has sentinels.
     """
-    tokenizer = ByteTokenizer()
-    if lengths.spans > tokenizer.num_sentinels:
-        raise ConfigError(
-            "model.encoder_length",
-            lengths.inputs,
-            f"short enough for {tokenizer.num_sentinels} spans a row, the byte vocabulary's "
-            f"sentinels, and this makes {lengths.spans}",
-            "lower it or raise objective.mean_span",
-        )
-    tokens = join(documents, tokenizer)
+    tokens = join(documents, ByteTokenizer())
     if len(tokens) < lengths.raw:
         raise UserError(
             f"data.paths: {len(tokens):,} bytes of {side} text are too short for one row of "
