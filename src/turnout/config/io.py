@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, overload
 
 import tomli_w
 
@@ -28,7 +28,17 @@ def to_dict(config: Any) -> dict[str, Any]:
     return table | {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
 
 
-def from_dict(cls: type[T], data: Mapping[str, Any], base: T | None = None, path: str = "") -> T:
+@overload
+def from_dict(
+    cls: type[T], data: Mapping[str, Any], base: T | None = None, path: str = ""
+) -> T: ...
+
+
+@overload
+def from_dict(cls: object, data: Mapping[str, Any], base: Any = None, path: str = "") -> Any: ...
+
+
+def from_dict(cls: object, data: Mapping[str, Any], base: Any = None, path: str = "") -> Any:
     """An object of ``cls``, a dataclass or a union of them, from (a part of) ``to_dict``'s table.
 
     Args:
@@ -40,7 +50,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], base: T | None = None, path
         UserError: an unknown field or kind, a value of the wrong type or outside its range, a
             required field missing; the message holds the dotted path.
     """
-    return cast(T, convert(cls, data, base, path))
+    return convert(cls, data, base, path)
 
 
 def dump_toml(config: Any) -> str:

@@ -43,7 +43,7 @@ SIZES = {
 SPARSE = (("1_7b", 64), ("1_7b", 128), ("1_7b", 256), ("8b", 64), ("64b", 64))
 DENSE_SIZES = ("1_7b", "8b", "137b")
 
-LOSSES = LossConfig(balance=0.01, router_z=0.0)
+LOSSES = LossConfig(balance=0.01, router_z=0.0, balance_variant="lingvo")
 # 1,024 rows of 1,024 tokens are the published 1M tokens a batch; 1.6T tokens of text
 TRAIN = TrainConfig(steps=1_500_000, batch_rows=1024, micro_batches=128, clip_norm=0.0)
 

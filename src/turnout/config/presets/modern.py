@@ -158,16 +158,14 @@ def deepseek_moe_145b() -> DecoderOnlyConfig:
     )
 
 
-OLMOE_LOSSES = LossConfig(
-    balance=0.01, router_z=0.001, balance_variant="all_choices", layers="mean"
-)
+OLMOE_LOSSES = LossConfig(balance=0.01, router_z=0.001, balance_variant="megablocks", layers="mean")
 OLMOE_ADAMW = AdamWConfig(4e-4, weight_decay=0.1)
 # 1,024 rows of 4,096 tokens: 5.133T tokens in all, 10.5B of warm-up
 OLMOE_COSINE = Cosine(warmup=2503)
 OLMOE_TRAIN = TrainConfig(steps=1_223_800, batch_rows=1024, micro_batches=256)
 # one balance loss over the whole batch, which needs a counting pass
 QWEN3_LOSSES = LossConfig(
-    balance=0.001, router_z=0.0, balance_variant="all_choices", layers="mean", scope="batch"
+    balance=0.001, router_z=0.0, balance_variant="megablocks", layers="mean", scope="batch"
 )
 
 

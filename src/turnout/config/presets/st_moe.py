@@ -19,7 +19,7 @@ from turnout.config.presets.t5 import t5_shape
 from turnout.config.routers import Top2Router
 from turnout.config.train import LossConfig
 
-LOSSES = LossConfig(balance=0.01, router_z=0.001)
+LOSSES = LossConfig(balance=0.01, router_z=0.001, balance_variant="st_moe")
 
 
 def _moe(num_experts: int, rows: int) -> MoEConfig:
