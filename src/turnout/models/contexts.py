@@ -35,7 +35,7 @@ def grouped(group: RoutingGroup, stream: Stream, batch: Batch) -> RoutingContext
 @grouped.register
 def _(group: RowsGroup, stream: Stream, batch: Batch) -> RoutingContext:
     return RoutingContext.build(
-        stream.mask,
+        stream.mask.contiguous(),
         keys=batch.keys,
         rows=group.rows,
         token_ids=stream.ids,
@@ -47,7 +47,7 @@ def _(group: RowsGroup, stream: Stream, batch: Batch) -> RoutingContext:
 @grouped.register
 def _(group: DocumentGroup, stream: Stream, batch: Batch) -> RoutingContext:
     return RoutingContext.documents(
-        stream.mask,
+        stream.mask.contiguous(),
         stream.segment,
         stream.max_segments,
         keys=batch.keys,
