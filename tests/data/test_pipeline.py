@@ -99,8 +99,9 @@ def test_every_epoch_holds_every_row_in_an_order_of_its_own(folder: str) -> None
     assert rows[:count] != rows[count:]
 
 
-def test_seeds_move_what_they_should(folder: str) -> None:
-    run = a_run(folder, DECODER, CausalConfig())
+@pytest.mark.parametrize(("model", "objective"), OBJECTIVES)
+def test_seeds_move_what_they_should(folder: str, model: object, objective: object) -> None:
+    run = a_run(folder, model, objective)
     base = build(run)
     other_order = build(replace(run, data=replace(run.data, seed=1)))
     other_keys = build(replace(run, train=replace(run.train, seed=4)))

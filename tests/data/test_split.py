@@ -45,6 +45,13 @@ def test_the_smallest_is_held_out_where_all_are_large() -> None:
     assert sides.validation == (b"b" * 80,)
 
 
+@pytest.mark.parametrize("letter", "abcdefgh")
+def test_a_document_far_beyond_the_share_is_trained_on(letter: str) -> None:
+    # 10% of 200 bytes: two documents of ten bytes, whatever the hash of the large one.
+    sides = split((letter.encode() * 100, *(b"%010d" % i for i in range(10))), 0.1)
+    assert sides.validation_bytes == 20
+
+
 def test_one_document_is_cut_at_a_line_break() -> None:
     # 20 lines of 5 bytes; 12% of 100 bytes would cut after byte 88, the line before ends at 85.
     sides = split((b"line\n" * 20,), 0.12)
@@ -57,11 +64,12 @@ def test_copies_of_one_document_count_as_one() -> None:
 
 
 def test_one_line_of_a_megabyte_is_cut_between_characters() -> None:
-    # 'é' is two bytes: of 1,000,000 bytes 5% would cut after 950,000; one byte later falls inside.
-    text = b"x" + "é".encode() * 500_000
-    sides = split((text,), 0.05)
+    # 'é' is two bytes, so characters begin at even offsets; of 1,000,000 bytes 5.0001% would cut
+    # at 949,999, inside one, and the cut moves back to 949,998.
+    text = "é".encode() * 500_000
+    sides = split((text,), 0.050001)
     assert sides.train[0] + sides.validation[0] == text
-    assert sides.validation_bytes == 50_000
+    assert sides.validation_bytes == 50_002
     sides.validation[0].decode()
 
 
