@@ -74,10 +74,9 @@ def read(paths: tuple[str, ...] = ()) -> Documents:
 
 
 def _standard_library(root: Path) -> Iterator[_Document]:
-    for path in _walk(root):
-        parts = path.relative_to(root).parts
-        if path.suffix == ".py" and not any(part in _NOT_LIBRARY for part in parts):
-            yield _load(path, "/".join(parts))
+    for path in _walk(root, without=_NOT_LIBRARY):
+        if path.suffix == ".py":
+            yield _load(path, path.relative_to(root).as_posix())
 
 
 def _from_path(path: Path) -> list[_Document]:
@@ -115,13 +114,17 @@ def _inside(folder: Path, path: Path) -> _Document:
     return _load(path, relative.as_posix())
 
 
-def _walk(root: Path) -> list[Path]:
+def _walk(root: Path, without: tuple[str, ...] = ()) -> list[Path]:
+    """All files below ``root``, by relative name; folders of the names ``without`` are left out."""
+
     def refuse(error: OSError) -> None:
         raise UserError(f"data.paths: cannot read folder {error.filename!r}: {error.strerror}")
 
-    files = [
-        Path(folder, name) for folder, _, names in os.walk(root, onerror=refuse) for name in names
-    ]
+    files = []
+    for folder, inner, names in os.walk(root, onerror=refuse):
+        # os.walk descends into what is left in this list.
+        inner[:] = [name for name in inner if name not in without]
+        files += [Path(folder, name) for name in names]
     return sorted(files, key=lambda path: path.relative_to(root).as_posix())
 
 
