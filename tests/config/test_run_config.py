@@ -11,7 +11,7 @@ from turnout.config.errors import ConfigError
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.initialisation import NormalInit
 from turnout.config.model import DecoderOnlyConfig
-from turnout.config.moe import DocumentGroup, RowsGroup
+from turnout.config.moe import DocumentGroup, Placement, RowsGroup
 from turnout.config.positions import RelativeBias, Rotary
 from turnout.config.presets import run
 from turnout.config.train import (
@@ -130,6 +130,24 @@ def test_refusals(build: object, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         build()
     assert str(error.value) == message
+
+
+def test_a_sparse_model_has_a_sparse_layer() -> None:
+    # 4 layers, counted from 0: with step 5 none is the last of five
+    config = run("switch_demo")
+    moe = replace(config.model.moe, placement=Placement(5))
+    with pytest.raises(ConfigError) as error:
+        replace(config.model, moe=moe)
+    assert str(error.value) == (
+        "model.moe.placement = 'step 5, first 0': must be such that one of the 4 layers is sparse; "
+        "lower them, or set model.moe to none"
+    )
+
+
+@pytest.mark.parametrize("out", ["", "runs/{name}", "runs/{", "{preset.__class__}"])
+def test_the_folder_has_one_name_in_braces(out: str) -> None:
+    with pytest.raises(ConfigError, match="must be the path of a folder"):
+        replace(run("switch_demo"), out=out)
 
 
 def test_no_torch_and_no_numpy() -> None:

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from turnout.config import counts
 from turnout.config.attention import AttentionConfig
-from turnout.config.errors import require
+from turnout.config.errors import ConfigError, require
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.initialisation import FanInInit, Initialisation, NormalInit
 from turnout.config.moe import MoEConfig
@@ -54,6 +54,7 @@ class EncoderDecoderConfig:
         _check_common(self.vocab_size, self.d_model, self.dropout)
         for name in ("encoder_layers", "decoder_layers", "encoder_length", "decoder_length"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        _check_placement(self.moe, self.stacks())
 
     def dense_twin(self) -> "EncoderDecoderConfig":
         """The same model with a dense network in place of every sparse layer."""
@@ -115,6 +116,7 @@ class DecoderOnlyConfig:
             self.attention.head_dim,
             "even with rotary positions",
         )
+        _check_placement(self.moe, self.stacks())
 
     def dense_twin(self) -> "DecoderOnlyConfig":
         """The same model with a dense network in place of every sparse layer."""
@@ -148,3 +150,16 @@ def _check_common(vocab_size: int, d_model: int, dropout: float) -> None:
     require(vocab_size >= 2, "model.vocab_size", vocab_size, "at least 2")
     require(d_model >= 1, "model.d_model", d_model, "at least 1")
     require(0 <= dropout < 1, "model.dropout", dropout, "in [0, 1)")
+
+
+def _check_placement(moe: MoEConfig | None, stacks: tuple[counts.Stack, ...]) -> None:
+    """A sparse model has a sparse layer: nothing is silently off."""
+    if moe is None or any(stack.sparse_layers for stack in stacks):
+        return
+    layers = max(stack.num_layers for stack in stacks)
+    raise ConfigError(
+        "model.moe.placement",
+        f"step {moe.placement.step}, first {moe.placement.first}",
+        f"such that one of the {layers} layers is sparse",
+        "lower them, or set model.moe to none",
+    )

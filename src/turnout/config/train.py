@@ -212,6 +212,13 @@ class RunConfig:
     preset: str = "custom"
 
     def __post_init__(self) -> None:
+        plain = self.out.replace("{preset}", "")
+        require(
+            bool(self.out) and "{" not in plain and "}" not in plain,
+            "out",
+            self.out,
+            "the path of a folder; {preset} stands for the preset's name, and no other braces",
+        )
         _check_objective(self.model, self.objective)
         _check_groups(self.model, self.train)
 
