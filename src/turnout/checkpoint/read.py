@@ -1,4 +1,4 @@
-"""Reads a checkpoint and believes nothing: sizes, hashes, shapes, dtypes and coverage are checked."""
+"""Reads a checkpoint and believes nothing: sizes, hashes, shapes, dtypes, coverage are checked."""
 
 import json
 import math
@@ -51,8 +51,8 @@ def load_index(folder: Path) -> Index:
     path = folder / INDEX
     if not path.is_file():
         raise CheckpointError(
-            f"{folder} is not a complete checkpoint: it has no {INDEX}; give a run folder or one of "
-            "its step folders"
+            f"{folder} is not a complete checkpoint: it has no {INDEX}; give a run folder or one "
+            "of its step folders"
         )
     try:
         return Index.from_json(json.loads(path.read_bytes()))
@@ -70,8 +70,8 @@ def match(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) 
     unfilled = sorted(wanted.keys() - found.keys())
     if unused or unfilled:
         raise CheckpointError(
-            f"{what} belongs to another model: it has {shortened(unused)} which this model has not, "
-            f"and lacks {shortened(unfilled)}"
+            f"{what} belongs to another model: it has {shortened(unused)} which this model has "
+            f"not, and lacks {shortened(unfilled)}"
         )
     wrong = [
         f"{name} is {_describe(found[name])}, must be {_describe(wanted[name])}"

@@ -95,7 +95,7 @@ def _backward(
     for index, batch in enumerate(batches):
         before(index)
         report = objective(state.model, batch, totals, sums)
-        report.total.backward()
+        torch.autograd.backward(report.total)
         reports.append(report)
     return reports
 

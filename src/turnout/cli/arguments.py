@@ -1,0 +1,85 @@
+"""Parsing that speaks in one line, and that leaves dotted options to the configuration."""
+
+import argparse
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from turnout.config import io
+from turnout.config.errors import UserError
+from turnout.config.train import RunConfig
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations, whose errors are UserErrors with the nearest name."""
+
+    def __init__(self, prog: str, description: str, epilog: str = "") -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+    def parse(self, arguments: Sequence[str], known: Iterable[str] = ()) -> argparse.Namespace:
+        """Parse all of ``arguments``; ``known`` are more option names to suggest."""
+        found, unknown = self.parse_known_args(arguments)
+        if unknown:
+            bare = unknown[0].split("=")[0]
+            if not bare.startswith("-"):
+                raise UserError(f"unexpected argument {bare!r}; see `{self.prog} --help`")
+            options = [name for action in self._actions for name in action.option_strings]
+            raise UserError(f"no option {bare}; {self._hint(bare, options, known)}")
+        return found
+
+    def _hint(self, bare: str, options: Iterable[str], dotted: Iterable[str]) -> str:
+        """The nearest option; a dotted one is also found by its last name."""
+        names = {f"--{name.rpartition('.')[2]}": name for name in dotted}
+        names |= {name: name for name in options}
+        close = difflib.get_close_matches(bare, names, n=1, cutoff=0.7)
+        return f"did you mean {names[close[0]]}?" if close else f"see `{self.prog} --help`"
+
+
+def split_dotted(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Take ``--a.b VALUE`` and ``--a.b=VALUE`` out of a command line; a bare one means true.
+
+    Raises:
+        UserError: an option is given twice.
+    """
+    rest: list[str] = []
+    dotted: dict[str, str] = {}
+    given = list(arguments)
+    while given:
+        word = given.pop(0)
+        name, equals, value = word.partition("=")
+        if not name.startswith("--") or "." not in name:
+            rest.append(word)
+            continue
+        if not equals:
+            value = given.pop(0) if given and not given[0].startswith("--") else "true"
+        key = name.removeprefix("--").replace("-", "_")
+        if key in dotted:
+            raise UserError(f"option {name} is given twice")
+        dotted[key] = value
+    return rest, dotted
+
+
+def option_names(config: RunConfig) -> list[str]:
+    """The dotted options of a configuration, as they are typed."""
+    names = (name for name, _ in flat(io.to_dict(config)) if "." in name)
+    return [f"--{name.replace('_', '-')}" for name in names]
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested tables as dotted names and values."""
+    found: list[tuple[str, Any]] = []
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            found.extend(flat(value, f"{prefix}{name}."))
+        else:
+            found.append((prefix + name, value))
+    return found

@@ -1,0 +1,121 @@
+"""What a finished run says: how well it does, beside what needs no model, and what to type next."""
+
+from functools import singledispatch
+from pathlib import Path
+
+from turnout.cli.lengths import room
+from turnout.cli.samples import answer
+from turnout.config.generation import GenerateOptions
+from turnout.config.train import CausalConfig, SpanConfig
+from turnout.data.pipeline import Data
+from turnout.data.tokenizers import ByteTokenizer
+from turnout.train.report import Evaluation
+from turnout.train.session import Session
+
+PROMPTS = ("def ", "import ", "class ")
+BLANKS = (
+    "import os\nimport sys\n\n\ndef main(path):\n    if not os.path.exists(___):\n"
+    '        raise ValueError("no such ___")\n    with open(path) as file:\n'
+    "        return ___.read()\n",
+)
+NGRAM_ORDER = 5
+NEW_TOKENS = 96
+TEMPERATURE = 0.5
+
+
+def closing(session: Session, evaluation: Evaluation, folder: Path) -> str:
+    """Validation figures beside the baselines on the same split, samples, the next command."""
+    objective = session.config.objective
+    lines = [
+        "",
+        f"validation loss {evaluation.loss:.4f} nats a target ({evaluation.targets:,} targets, "
+        f"dropless), after {evaluation.step} steps",
+        *_beside(objective, session.data, evaluation),
+        "",
+        *samples(session),
+        f"next: {_next(objective, folder)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def samples(session: Session) -> list[str]:
+    """Three prompts completed, or three blanks filled, each indented below its number."""
+    longest = 1 + max(map(len, PROMPTS))
+    options = GenerateOptions(
+        max_new_tokens=room(session.config.model, longest, NEW_TOKENS),
+        temperature=TEMPERATURE,
+        stop_ids=(ByteTokenizer.eos,),
+    )
+    lines = []
+    for text in answer(session.state.model, list(_prompts(session.config.objective)), options):
+        lines += [*(f"    {line}" for line in text.splitlines()), ""]
+    return [_title(session.config.objective), *lines]
+
+
+@singledispatch
+def _beside(objective: object, data: Data, evaluation: Evaluation) -> list[str]:
+    raise TypeError(f"no baseline for {type(objective).__name__}")
+
+
+@_beside.register
+def _(objective: CausalConfig, data: Data, evaluation: Evaluation) -> list[str]:
+    orders = data.ngram_bits(NGRAM_ORDER)
+    return [
+        f"  this model          {evaluation.bits:.3f} bits per byte",
+        f"  order-{NGRAM_ORDER} n-gram      {orders[-1]:.3f}",
+        f"  order-0 n-gram      {orders[0]:.3f}",
+    ]
+
+
+@_beside.register
+def _(objective: SpanConfig, data: Data, evaluation: Evaluation) -> list[str]:
+    return [
+        f"  this model          {evaluation.loss:.3f} nats a target, "
+        f"{evaluation.bits:.3f} bits per hidden byte",
+        f"  token frequencies   {data.unigram_nats():.3f} nats a target",
+    ]
+
+
+@singledispatch
+def _prompts(objective: object) -> tuple[str, ...]:
+    raise TypeError(f"no samples for {type(objective).__name__}")
+
+
+@_prompts.register
+def _(objective: CausalConfig) -> tuple[str, ...]:
+    return PROMPTS
+
+
+@_prompts.register
+def _(objective: SpanConfig) -> tuple[str, ...]:
+    return BLANKS
+
+
+@singledispatch
+def _title(objective: object) -> str:
+    raise TypeError(f"no samples for {type(objective).__name__}")
+
+
+@_title.register
+def _(objective: CausalConfig) -> str:
+    return "three prompts, completed:"
+
+
+@_title.register
+def _(objective: SpanConfig) -> str:
+    return "three blanks, filled in [brackets]:"
+
+
+@singledispatch
+def _next(objective: object, folder: Path) -> str:
+    raise TypeError(f"no command for {type(objective).__name__}")
+
+
+@_next.register
+def _(objective: CausalConfig, folder: Path) -> str:
+    return f'turnout generate {folder} --prompt "def main("'
+
+
+@_next.register
+def _(objective: SpanConfig, folder: Path) -> str:
+    return f'turnout generate {folder} --prompt "for i in ___(10):"'

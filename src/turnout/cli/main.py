@@ -1,0 +1,59 @@
+"""The ``turnout`` command: finds the subcommand, prints errors as one line. Imports no torch."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from turnout.config.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: the module that has its ``run(arguments) -> exit code``, and one line."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "train": Command("turnout.cli.train", "train a model: a preset, a TOML file, or a saved run"),
+    "eval": Command("turnout.cli.eval", "evaluate a run on its held-out text or on yours"),
+    "generate": Command("turnout.cli.generate", "continue a prompt, or fill its blanks"),
+    "doctor": Command("turnout.cli.doctor", "what this machine can do, and what Turnout will use"),
+}
+
+USAGE = "usage: turnout COMMAND [OPTIONS]\n\n{commands}\n\n`turnout COMMAND --help` says more."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; returns 0, 2 for an error of the user's, or 130 for Ctrl-C."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(given)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone: nothing is left to say
+        return 0
+
+
+def _dispatch(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help", "help"):
+        lines = (f"  {name:<10} {command.summary}" for name, command in COMMANDS.items())
+        print(USAGE.format(commands="\n".join(lines)))
+        return 0
+    if given[0] == "--version":
+        import turnout
+
+        print(f"turnout {turnout.__version__}")
+        return 0
+    name, *rest = given
+    if name not in COMMANDS:
+        raise UserError(f"no command {name!r}; {nearest(name, COMMANDS)}")
+    code: int = import_module(COMMANDS[name].module).run(rest)
+    return code

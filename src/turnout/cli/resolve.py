@@ -1,0 +1,80 @@
+"""From preset, TOML file and options to one resolved configuration. Imports no torch."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from turnout.cli.arguments import Parser
+from turnout.config import io, presets
+from turnout.config.errors import UserError
+from turnout.config.train import RunConfig
+
+DEFAULT_PRESET = "switch_demo"
+
+
+def add_options(parser: Parser) -> None:
+    """What chooses a configuration."""
+    parser.add_argument("preset", nargs="?", metavar="PRESET", help=f"default {DEFAULT_PRESET}")
+    parser.add_argument("--objective", metavar="causal|span", help="the form of the preset")
+    parser.add_argument("--dense", action="store_true", help="the dense twin, for comparison")
+    parser.add_argument("--router", metavar="NAME", help="another kind of router")
+    parser.add_argument(
+        "--data", nargs="+", metavar="PATH", help="files and folders; default: Python's library"
+    )
+    parser.add_argument("--config", metavar="FILE.toml", help="values over those of the preset")
+
+
+def resolve(options: argparse.Namespace, dotted: Mapping[str, str]) -> RunConfig:
+    """Preset, then file, then ``--dense``, ``--router``, ``--data`` and the dotted options.
+
+    Raises:
+        UserError: a name or value that cannot be, with the nearest name.
+    """
+    config = _base(options)
+    if options.dense:
+        config = presets.dense_twin(config)
+    if options.router is not None:
+        if config.model.moe is None:
+            raise UserError(f"--router {options.router}: the model has no sparse layer")
+        config = io.override(config, {"model.moe.router": options.router})
+    if options.data:
+        config = replace(config, data=replace(config.data, paths=tuple(options.data)))
+    return io.override(config, dotted)
+
+
+def fresh_folder(config: RunConfig, out: str | None) -> Path:
+    """Where a new run goes: ``--out``, or the configured folder with a number if it is taken.
+
+    Raises:
+        UserError: ``--out`` names a folder that already holds a run.
+    """
+    folder = Path((out or config.out).format(preset=config.preset))
+    if not _taken(folder):
+        return folder
+    if out is not None:
+        raise UserError(
+            f"--out {out}: already holds a run; continue it with --resume {out}, or name another"
+        )
+    number = 2
+    while _taken(Path(f"{folder}-{number}")):
+        number += 1
+    return Path(f"{folder}-{number}")
+
+
+def _base(options: argparse.Namespace) -> RunConfig:
+    if options.config is None:
+        return presets.run(options.preset or DEFAULT_PRESET, options.objective)
+    if options.preset is not None:
+        return io.load_toml(options.config, presets.run(options.preset, options.objective))
+    config = io.load_toml(options.config)
+    if options.objective not in (None, config.objective.kind):
+        raise UserError(
+            f"--objective {options.objective}: {options.config} says {config.objective.kind!r}; "
+            "change it there, or name a preset"
+        )
+    return config
+
+
+def _taken(folder: Path) -> bool:
+    return (folder / "checkpoints").exists() or (folder / "metrics.jsonl").exists()
