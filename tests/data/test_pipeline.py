@@ -191,9 +191,9 @@ def test_models_that_cannot_have_this(folder: str) -> None:
 
 
 def test_routing_groups_are_never_cut(folder: str) -> None:
-    model = replace(DECODER, moe=MoEConfig(num_experts=4, group=RowsGroup(4)))
+    model = replace(DECODER, num_layers=2, moe=MoEConfig(num_experts=4, group=RowsGroup(4)))
     data = build(a_run(folder, model, CausalConfig(), eval_rows=4000))
     assert all(len(batch.row) % 4 == 0 for batch in data.validation())
-    huge = replace(DECODER, moe=MoEConfig(num_experts=4, group=RowsGroup(4000)))
+    huge = replace(DECODER, num_layers=2, moe=MoEConfig(num_experts=4, group=RowsGroup(4000)))
     with pytest.raises(UserError, match=r"fewer than a routing group of 4000"):
         build(a_run(folder, huge, CausalConfig(), eval_rows=4000, batch_rows=4000))
