@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from model_cases import CASES, LENGTH, MODERN, SPARSE, T5, batch_for, batch_of, part, stream
 
+from tests.models.cases import CASES, LENGTH, MODERN, SPARSE, T5, batch_for, batch_of, part, stream
 from turnout.config.errors import UserError
 from turnout.config.model import ModelConfig
 from turnout.data.batch import Batch

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from model_cases import CASES, DENSE, VOCABULARY, batch_for, batch_of, stream
 
+from tests.models.cases import CASES, DENSE, VOCABULARY, batch_for, batch_of, stream
 from turnout.config.errors import UserError
 from turnout.config.model import ModelConfig
 from turnout.config.moe import DocumentGroup, RowsGroup
 from turnout.data.batch import Stream
 from turnout.models import build
-from turnout.models.contexts import group_tokens, routing_context
+from turnout.models.contexts import Contexts, grouping
 
 DOCUMENTS = [5, 3, 6]
 
@@ -83,17 +83,20 @@ def test_contexts_of_every_group() -> None:
     batch = batch_for(CASES["switch"], [5, 3, 6, 2], [1, 2, 3, 4])
     moe = CASES["switch"].moe
     assert moe is not None
-    rows2 = replace(moe, group=RowsGroup(2))
-    assert routing_context(batch.decoder, batch, rows2).num_groups == 2
-    assert routing_context(batch.decoder, batch, rows2, cached=True).num_groups == 4
-    assert routing_context(batch.decoder, batch, None).num_groups == 4
-    documents = replace(moe, group=DocumentGroup())
+    rows2 = Contexts.of(replace(moe, group=RowsGroup(2)))
+    assert rows2.context(batch.decoder, batch, cached=False).num_groups == 2
+    assert rows2.context(batch.decoder, batch, cached=True).num_groups == 4
+    assert Contexts.of(None).context(batch.decoder, batch, cached=False).num_groups == 4
+    documents = Contexts.of(replace(moe, group=DocumentGroup()))
     several = replace(batch.decoder, max_segments=3)
-    assert routing_context(several, batch, documents).num_groups == 12
-    # Configured tokens: two rows of 16, one row of 16.
-    assert (group_tokens(rows2, 16), group_tokens(documents, 16)) == (32, 16)
+    assert documents.context(several, batch, cached=False).num_groups == 12
     with pytest.raises(UserError, match="cuts a routing group of 3 rows"):
-        routing_context(batch.decoder, batch, replace(moe, group=RowsGroup(3)))
+        grouping(RowsGroup(3)).context(batch.decoder, batch)
+
+
+def test_configured_tokens_of_a_group() -> None:
+    assert grouping(RowsGroup(2)).tokens(16) == 32
+    assert grouping(DocumentGroup()).tokens(16) == 16
 
 
 def test_contexts_carry_keys_ids_labels_and_progress() -> None:
@@ -103,7 +106,7 @@ def test_contexts_carry_keys_ids_labels_and_progress() -> None:
         labels=torch.tensor([3, 4]),
         progress=0.25,
     )
-    context = routing_context(batch.decoder, batch, CASES["switch"].moe)
+    context = grouping(RowsGroup()).context(batch.decoder, batch)
     assert context.keys.tolist() == [70, 80]
     assert context.labels is not None and context.labels.tolist() == [3, 4]
     assert context.token_ids is batch.decoder.ids

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from turnout.config.attention import AttentionConfig
-from turnout.config.positions import Rotary
 from turnout.nn.attention import Attention, KeyValues, Slots, attention_mask, biased
-from turnout.nn.positions import Rotation
+from turnout.nn.positions import RotaryAngles
 
 WIDTH = 12
 
@@ -171,7 +170,7 @@ def test_rotated_attention_ignores_a_common_shift() -> None:
     )
     outputs = []
     for shift in (0, 11):
-        rotation = Rotation.of(Rotary(), torch.arange(6).unsqueeze(0) + shift, 4)
+        rotation = RotaryAngles(10_000.0, 4).at(torch.arange(6).unsqueeze(0) + shift)
         outputs.append(attention(x, attention.project(x, rotation), mask, rotation))
     torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)
 

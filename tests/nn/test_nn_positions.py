@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnout.config.positions import RelativeBias, Rotary
-from turnout.nn.positions import RelativePositionBias, Rotation, relative_bucket
+from turnout.config.positions import RelativeBias
+from turnout.nn.positions import RelativePositionBias, RotaryAngles, relative_bucket
 
 # Causal, 32 buckets up to distance 128: 0 to 15 are exact, bucket 16 + j starts at the first
 # integer that is at least 16 * 8^(j / 16):
@@ -88,7 +88,7 @@ def test_bias_reads_the_table() -> None:
 def test_rotation_by_hand() -> None:
     # head_dim 4, theta 100: frequencies 100^0 = 1 and 100^(-1/2) = 0.1; at position 2 the angles
     # are 2 and 0.2. Pairs are (x0, x2) and (x1, x3). (1, 0) turns to (cos, sin).
-    rotation = Rotation.of(Rotary(100.0), torch.tensor([[2]]), 4)
+    rotation = RotaryAngles(100.0, 4).at(torch.tensor([[2]]))
     turned = rotation.apply(torch.tensor([1.0, 1.0, 0.0, 0.0]).view(1, 1, 1, 4)).flatten()
     expected = torch.tensor([math.cos(2), math.cos(0.2), math.sin(2), math.sin(0.2)])
     torch.testing.assert_close(turned, expected)
@@ -101,7 +101,7 @@ def test_rotated_products_depend_on_distance_alone(query: int, key: int, shift: 
 
     def product(positions: tuple[int, int]) -> float:
         q, k = (
-            Rotation.of(Rotary(), torch.tensor([[p]]), 16).apply(x[i])
+            RotaryAngles(10_000.0, 16).at(torch.tensor([[p]])).apply(x[i])
             for i, p in enumerate(positions)
         )
         return float((q * k).sum())
@@ -112,6 +112,6 @@ def test_rotated_products_depend_on_distance_alone(query: int, key: int, shift: 
 
 def test_rotation_keeps_the_dtype_and_computes_in_float32() -> None:
     x = torch.randn(1, 2, 3, 8, generator=torch.Generator().manual_seed(0))
-    rotation = Rotation.of(Rotary(), torch.tensor([[1000, 2001, 4003]]), 8)
+    rotation = RotaryAngles(10_000.0, 8).at(torch.tensor([[1000, 2001, 4003]]))
     low = x.bfloat16()
     assert torch.equal(rotation.apply(low), rotation.apply(low.float()).bfloat16())

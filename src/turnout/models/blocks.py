@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from turnout.config.moe import MoEConfig
-from turnout.models.contexts import group_tokens
+from turnout.models.contexts import grouping
 from turnout.models.initial import Deviations
 from turnout.models.positions import position_bias
 from turnout.models.shape import StackShape
@@ -171,7 +171,7 @@ class SparseSublayer(FeedForwardSublayer):
             name=self.name,
             stack=shape.name,
             index=shape.first_index + layer,
-            group_tokens=group_tokens(moe, shape.length),
+            group_tokens=grouping(moe.group).tokens(shape.length),
             decoder=shape.causal,
         )
         self.dropout = nn.Dropout(shape.dropout)

@@ -1,6 +1,13 @@
-"""From a stream of the batch to what the routers of its stack may know."""
+"""From a stream of the batch to what the routers of its stack may know.
 
+Kinds are resolved when a model is built: a dispatch inside a compiled forward pass would compile
+it twice.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import singledispatch
+from typing import final
 
 from turnout.config.errors import UserError
 from turnout.config.moe import DocumentGroup, MoEConfig, RoutingGroup, RowsGroup
@@ -8,65 +15,95 @@ from turnout.data.batch import Batch, Stream
 from turnout.moe.context import RoutingContext
 
 
-def routing_context(
-    stream: Stream, batch: Batch, moe: MoEConfig | None, *, cached: bool = False
-) -> RoutingContext:
-    """The context of ``stream``, grouped as the configuration says.
+class Grouping(ABC):
+    """How the tokens of a stack form routing groups."""
 
-    Under a KV cache a pass sees a few tokens of every row, so each row is a group of its own:
-    evaluation drops nothing, and counts add up to the same sums.
+    @abstractmethod
+    def context(self, stream: Stream, batch: Batch) -> RoutingContext:
+        """The context of ``stream``.
+
+        Raises:
+            UserError: the batch would cut a group.
+        """
+
+    @abstractmethod
+    def tokens(self, length: int) -> int:
+        """Configured tokens of a group, when rows have ``length``."""
+
+
+@final
+@dataclass(frozen=True)
+class ByRows(Grouping):
+    """``rows`` whole rows a group."""
+
+    rows: int = 1
+
+    def context(self, stream: Stream, batch: Batch) -> RoutingContext:
+        return RoutingContext.build(
+            stream.mask.contiguous(),
+            keys=batch.keys,
+            rows=self.rows,
+            token_ids=stream.ids,
+            labels=batch.labels,
+            progress=batch.progress,
+        )
+
+    def tokens(self, length: int) -> int:
+        return self.rows * length
+
+
+@final
+@dataclass(frozen=True)
+class ByDocument(Grouping):
+    """A group for every segment; a document may fill its row."""
+
+    def context(self, stream: Stream, batch: Batch) -> RoutingContext:
+        return RoutingContext.documents(
+            stream.mask.contiguous(),
+            stream.segment,
+            stream.max_segments,
+            keys=batch.keys,
+            token_ids=stream.ids,
+            labels=batch.labels,
+            progress=batch.progress,
+        )
+
+    def tokens(self, length: int) -> int:
+        return length
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """Makes the contexts of a model: ``whole`` rows, or the ``steps`` taken under a cache.
+
+    A step sees a few tokens of every row, so there each row is a group of its own: evaluation
+    drops nothing, and counts add up to the same sums.
     """
-    if moe is None or cached:
-        return grouped(RowsGroup(), stream, batch)
-    return grouped(moe.group, stream, batch)
 
+    whole: Grouping
+    steps: Grouping = ByRows()
 
-def group_tokens(moe: MoEConfig, length: int) -> int:
-    """Configured tokens of a routing group; a document may fill its row."""
-    return _rows(moe.group) * length
+    @staticmethod
+    def of(moe: MoEConfig | None) -> "Contexts":
+        """Groups as the sparse layers want them; rows where there are none."""
+        return Contexts(ByRows() if moe is None else grouping(moe.group))
 
-
-@singledispatch
-def grouped(group: RoutingGroup, stream: Stream, batch: Batch) -> RoutingContext:
-    """The context of ``stream`` with routing groups of the given kind."""
-    raise UserError(f"moe.group = {group!r}: no such routing group")
-
-
-@grouped.register
-def _(group: RowsGroup, stream: Stream, batch: Batch) -> RoutingContext:
-    return RoutingContext.build(
-        stream.mask.contiguous(),
-        keys=batch.keys,
-        rows=group.rows,
-        token_ids=stream.ids,
-        labels=batch.labels,
-        progress=batch.progress,
-    )
-
-
-@grouped.register
-def _(group: DocumentGroup, stream: Stream, batch: Batch) -> RoutingContext:
-    return RoutingContext.documents(
-        stream.mask.contiguous(),
-        stream.segment,
-        stream.max_segments,
-        keys=batch.keys,
-        token_ids=stream.ids,
-        labels=batch.labels,
-        progress=batch.progress,
-    )
+    def context(self, stream: Stream, batch: Batch, *, cached: bool) -> RoutingContext:
+        """The context of ``stream`` in a pass with or without a cache."""
+        return (self.steps if cached else self.whole).context(stream, batch)
 
 
 @singledispatch
-def _rows(group: RoutingGroup) -> int:
+def grouping(group: RoutingGroup) -> Grouping:
+    """The groups that a configuration asks for."""
     raise UserError(f"moe.group = {group!r}: no such routing group")
 
 
-@_rows.register
-def _(group: RowsGroup) -> int:
-    return group.rows
+@grouping.register
+def _(group: RowsGroup) -> Grouping:
+    return ByRows(group.rows)
 
 
-@_rows.register
-def _(group: DocumentGroup) -> int:
-    return 1
+@grouping.register
+def _(group: DocumentGroup) -> Grouping:
+    return ByDocument()

@@ -9,7 +9,7 @@ from turnout.config.model import DecoderOnlyConfig
 from turnout.data.batch import Batch
 from turnout.models.base import Model, advance, record
 from turnout.models.cache import Cache
-from turnout.models.contexts import routing_context
+from turnout.models.contexts import Contexts
 from turnout.models.head import Head
 from turnout.models.initial import deviations
 from turnout.models.outputs import ModelOutput
@@ -31,6 +31,7 @@ class DecoderOnly(Model):
         super().__init__()
         self.config = config
         self.dtype = dtype
+        self.contexts = Contexts.of(config.moe)
         self.deviations = deviations(config.initialisation, config.d_model)
         self.embedding = Embedding(config.vocab_size, config.d_model, dtype)
         self.decoder = Stack(_shape(config, recompute))
@@ -65,7 +66,7 @@ class DecoderOnly(Model):
                 "use the causal objective"
             )
         cache = advance(cache, batch.decoder)
-        context = routing_context(batch.decoder, batch, self.config.moe, cached=cache is not None)
+        context = self.contexts.context(batch.decoder, batch, cached=cache is not None)
         hidden, layers, decisions = self.decoder(
             self.embedding(batch.decoder.ids), batch.decoder, context, cache=cache
         )

@@ -10,7 +10,7 @@ from turnout.config.model import EncoderDecoderConfig
 from turnout.data.batch import Batch, Stream
 from turnout.models.base import Model, advance, record, refuse_packed
 from turnout.models.cache import Cache
-from turnout.models.contexts import routing_context
+from turnout.models.contexts import Contexts
 from turnout.models.head import Head
 from turnout.models.initial import deviations
 from turnout.models.outputs import ModelOutput
@@ -38,6 +38,7 @@ class EncoderDecoder(Model):
         super().__init__()
         self.config = config
         self.dtype = dtype
+        self.contexts = Contexts.of(config.moe)
         self.deviations = deviations(config.initialisation, config.d_model)
         self.embedding = Embedding(config.vocab_size, config.d_model, dtype)
         self.encoder = Stack(_shape(config, recompute, decoder=False))
@@ -74,7 +75,7 @@ class EncoderDecoder(Model):
             encoded, encoder_reports = self._encode(batch)
         else:
             cache, encoded, encoder_reports = self._remember(batch, cache)
-        context = routing_context(batch.decoder, batch, self.config.moe, cached=cache is not None)
+        context = self.contexts.context(batch.decoder, batch, cached=cache is not None)
         hidden, layers, decisions = self.decoder(
             self.embedding(batch.decoder.ids),
             batch.decoder,
@@ -93,7 +94,7 @@ class EncoderDecoder(Model):
 
     def _encode(self, batch: Batch) -> tuple[Encoded, Reports]:
         stream = _encoder_stream(batch)
-        context = routing_context(stream, batch, self.config.moe)
+        context = self.contexts.context(stream, batch, cached=False)
         states, layers, decisions = self.encoder(self.embedding(stream.ids), stream, context)
         allowed = attention_mask(batch.decoder.segment, stream.segment, stream.mask, causal=False)
         return Encoded(allowed, states), (layers, decisions)
@@ -103,7 +104,7 @@ class EncoderDecoder(Model):
         if cache.memory is None:
             stream = _encoder_stream(batch)
             refuse_packed(stream)
-            context = routing_context(stream, batch, self.config.moe, cached=True)
+            context = self.contexts.context(stream, batch, cached=True)
             states, *found = self.encoder(self.embedding(stream.ids), stream, context)
             reports = (found[0], found[1])
             cache = replace(cache, memory=self.decoder.remember(states, stream.mask))

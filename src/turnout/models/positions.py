@@ -1,14 +1,14 @@
-"""What a stack does about positions: a bias table, or a rotation, by the configured kind."""
+"""What a stack does about positions: a bias table, or a rotation, by the configured kind.
+
+Resolved when a model is built: a dispatch inside a compiled forward pass would compile it twice.
+"""
 
 from functools import singledispatch
-
-from jaxtyping import Int
-from torch import Tensor
 
 from turnout.config.errors import UserError
 from turnout.config.positions import Positions, RelativeBias, Rotary
 from turnout.models.shape import StackShape
-from turnout.nn.positions import RelativePositionBias, Rotation
+from turnout.nn.positions import RelativePositionBias, RotaryAngles
 
 
 @singledispatch
@@ -35,16 +35,16 @@ def _(positions: Rotary, shape: StackShape, *, per_layer: bool) -> RelativePosit
 
 
 @singledispatch
-def rotation(positions: Positions, position: Int[Tensor, "B S"], head_dim: int) -> Rotation | None:
-    """The angles of tokens at ``position``, where queries and keys are rotated."""
+def rotary(positions: Positions, head_dim: int) -> RotaryAngles | None:
+    """The angles of queries and keys, where they are rotated."""
     raise UserError(f"model.positions = {positions!r}: no such positions")
 
 
-@rotation.register
-def _(positions: RelativeBias, position: Int[Tensor, "B S"], head_dim: int) -> Rotation | None:
+@rotary.register
+def _(positions: RelativeBias, head_dim: int) -> RotaryAngles | None:
     return None
 
 
-@rotation.register
-def _(positions: Rotary, position: Int[Tensor, "B S"], head_dim: int) -> Rotation | None:
-    return Rotation.of(positions, position, head_dim)
+@rotary.register
+def _(positions: Rotary, head_dim: int) -> RotaryAngles | None:
+    return RotaryAngles(positions.theta, head_dim)

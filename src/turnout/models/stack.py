@@ -15,7 +15,7 @@ from turnout.data.batch import Stream
 from turnout.models.blocks import Block, BlockOutput, StackContext
 from turnout.models.cache import Cache, Memory
 from turnout.models.initial import Deviations
-from turnout.models.positions import position_bias, rotation
+from turnout.models.positions import position_bias, rotary
 from turnout.models.shape import StackShape
 from turnout.moe.context import RoutingContext
 from turnout.moe.layer import MoELayer
@@ -43,6 +43,7 @@ class Stack(nn.Module):
         super().__init__()
         self.shape = shape
         self.position_bias = position_bias(shape.positions, shape, per_layer=False)
+        self.rotary = rotary(shape.positions, shape.attention.head_dim)
         self.dropout = nn.Dropout(shape.dropout)
         self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.num_layers))
         self.norm = RMSNorm(shape.d_model, shape.epsilon)
@@ -136,7 +137,7 @@ class Stack(nn.Module):
             allowed=allowed,
             mask=mask,
             start=start,
-            rotation=rotation(self.shape.positions, stream.position, self.shape.attention.head_dim),
+            rotation=None if self.rotary is None else self.rotary.at(stream.position),
             encoded=None if encoded is None else encoded.states,
             encoded_allowed=None if encoded is None else encoded.allowed,
         )

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from turnout.config.positions import RelativeBias, Rotary
+from turnout.config.positions import RelativeBias
 from turnout.nn.init import truncated_normal_
 
 
@@ -78,14 +78,6 @@ class Rotation:
     cos: Float[Tensor, "B 1 S P"]
     sin: Float[Tensor, "B 1 S P"]
 
-    @staticmethod
-    def of(config: Rotary, position: Int[Tensor, "B S"], head_dim: int) -> "Rotation":
-        """Angle of pair p at position t: ``t * theta^(-2 p / head_dim)`` (RoFormer, 2104.09864)."""
-        pair = torch.arange(0, head_dim, 2, device=position.device, dtype=torch.float32)
-        frequency = config.theta ** (-pair / head_dim)
-        angle = position.float()[:, None, :, None] * frequency
-        return Rotation(angle.cos(), angle.sin())
-
     def apply(self, x: Float[Tensor, "B H S d"]) -> Float[Tensor, "B H S d"]:
         """Rotates the pairs (p, p + head_dim / 2) in float32; the result has the dtype of ``x``."""
         first, second = x.float().chunk(2, dim=-1)
@@ -94,3 +86,18 @@ class Rotation:
             second * self.cos + first * self.sin,
         )
         return torch.cat(turned, dim=-1).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class RotaryAngles:
+    """Angle of pair p at position t: ``t * theta^(-2 p / head_dim)`` (RoFormer, 2104.09864)."""
+
+    theta: float
+    head_dim: int
+
+    def at(self, position: Int[Tensor, "B S"]) -> Rotation:
+        """The rotation of tokens at ``position``, the same for all heads."""
+        pair = torch.arange(0, self.head_dim, 2, device=position.device, dtype=torch.float32)
+        frequency = self.theta ** (-pair / self.head_dim)
+        angle = position.float()[:, None, :, None] * frequency
+        return Rotation(angle.cos(), angle.sin())
