@@ -7,7 +7,7 @@ import torch
 
 from turnout.config.moe import MoEConfig
 from turnout.data.batch import Batch, Stream
-from turnout.models.contexts import routing_context
+from turnout.models.contexts import Contexts
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _count_batch(batch: Batch, moe: MoEConfig | None) -> Totals:
 def _count_stack(stream: Stream | None, batch: Batch, moe: MoEConfig | None) -> StackTotals:
     if stream is None:
         return StackTotals()
-    context = routing_context(stream, batch, moe)
+    context = Contexts.of(moe).context(stream, batch, cached=False)
     tokens = torch.zeros(context.num_groups, dtype=torch.int64, device=stream.mask.device)
     tokens = tokens.scatter_add(0, context.group.flatten(), stream.mask.flatten().long())
     return StackTotals(int(tokens.sum()), int((tokens > 0).sum()))
