@@ -117,7 +117,7 @@ def _served(
             0, cells.cell, torch.where(last, turn, never), "amin"
         )
         unfixed = torch.where(full_at < never, never, filled)[:-1].view(shape)
-        earliest = unfixed == unfixed.amin(1, keepdim=True)
+        earliest = (unfixed == unfixed.amin(1, keepdim=True)) & (unfixed < never)
         fixed = torch.where(earliest, unfixed, full_at[:-1].view(shape))
         full_at = torch.cat([fixed.flatten(), full_at[-1:]])
         taken = _first_open(assignment, turn, full_at, cells, at_most)

@@ -184,9 +184,10 @@ def renormalise(assignment: Assignment, kept: Bool[Tensor, " N"]) -> Assignment:
 def _decision(granted: Granted, shape: torch.Size) -> LayerDecision:
     """The decisions as a [B, S, K] table; token-choice assignments are one already."""
     assignment = granted.assignment
-    expert = torch.where(granted.kept, assignment.expert, -1)
+    assert assignment.per_token is not None
+    table = (*shape, assignment.per_token)
     return LayerDecision(
-        expert=expert.view(*shape, -1),
-        weight=torch.where(granted.kept, assignment.weight, 0.0).detach().view(*shape, -1),
-        log_probability=assignment.log_probability.detach().view(*shape, -1),
+        expert=torch.where(granted.kept, assignment.expert, -1).view(table),
+        weight=torch.where(granted.kept, assignment.weight, 0.0).detach().view(table),
+        log_probability=assignment.log_probability.detach().view(table),
     )

@@ -110,6 +110,8 @@ def _slices_outer(rows: Tensor, grad: Tensor, offsets: Tensor) -> Tensor:
 
 
 def _grouped_mm(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+    if rows.shape[0] == 0:  # the kernel refuses the strides of an empty tensor
+        return rows.new_zeros(0, weight.shape[2])
     out = F.grouped_mm(rows, weight, offs=offsets)
     # The kernel leaves rows past the last offset uninitialised.
     past = torch.arange(rows.shape[0], device=rows.device) >= offsets[-1]
@@ -117,6 +119,8 @@ def _grouped_mm(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
 
 
 def _grouped_mm_outer(rows: Tensor, grad: Tensor, offsets: Tensor) -> Tensor:
+    if rows.shape[0] == 0:
+        return rows.new_zeros(offsets.shape[0], rows.shape[1], grad.shape[1])
     return F.grouped_mm(rows.t(), grad, offs=offsets)
 
 

@@ -7,7 +7,7 @@ groups, E experts.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from turnout.pytree import pytree
@@ -83,7 +83,9 @@ class LayerDecision:
     log_probability: Float[Tensor, "B S K"]
 
 
-def group_sum(values: Float[Tensor, "T *A"], group: Int[Tensor, " T"], groups: int) -> Tensor:
+def group_sum(
+    values: Shaped[Tensor, "T *A"], group: Int[Tensor, " T"], groups: int
+) -> Shaped[Tensor, "G *A"]:
     """Sums rows of ``values`` by group, deterministically: [T, ..] -> [G, ..]."""
     out = values.new_zeros((groups, *values.shape[1:]))
     return out.index_add(0, group, values)

@@ -33,7 +33,7 @@ class EinsumDispatcher(Dispatcher[EinsumTicket]):
         kept, weight = _masks(granted)
         token_kept = kept.sum((2, 3), dtype=torch.float32).flatten().unsqueeze(1) > 0
         # A padding row may hold NaN, which zero times NaN would spread.
-        blocks = torch.where(token_kept, x, 0.0).view(*kept.shape[:2], -1)
+        blocks = torch.where(token_kept, x, 0.0).view(*kept.shape[:2], x.shape[1])
         rows = torch.einsum("xnd,xnec->excd", blocks, kept.to(x.dtype))
         experts, per_expert = granted.num_experts, rows.shape[1] * rows.shape[2]
         ends = torch.arange(1, experts + 1, device=x.device, dtype=torch.int32) * per_expert
@@ -41,7 +41,7 @@ class EinsumDispatcher(Dispatcher[EinsumTicket]):
 
     def combine(self, rows: Float[Tensor, "M D"], ticket: EinsumTicket) -> Float[Tensor, "T D"]:
         blocks, _, experts, slots = ticket.weight.shape
-        outputs = rows.float().view(experts, blocks, slots, -1)
+        outputs = rows.float().view(experts, blocks, slots, rows.shape[1])
         summed = torch.einsum("excd,xnec->xnd", outputs, ticket.weight)
         return summed.flatten(0, 1).to(rows.dtype)
 

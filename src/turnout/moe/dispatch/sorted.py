@@ -62,7 +62,7 @@ class SortedDispatcher(Dispatcher[SortedTicket]):
         home = torch.where(kept, rows.index_select(0, ticket.row), 0.0)
         weighted = home * weight  # float32: the weight's dtype is the wider one
         if ticket.per_token is not None:
-            summed = weighted.view(ticket.num_tokens, ticket.per_token, -1).sum(1)
+            summed = weighted.view(ticket.num_tokens, ticket.per_token, rows.shape[1]).sum(1)
         else:
             summed = weighted.new_zeros(ticket.num_tokens, rows.shape[1])
             summed = summed.index_add(0, ticket.token, weighted)

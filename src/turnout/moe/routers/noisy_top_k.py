@@ -61,7 +61,7 @@ class NoisyTopK(Router):
 
         expert = best(logits, self.choices)
         weight = torch.softmax(logits.take_along_dim(expert, dim=1), dim=1)
-        live = context.mask.view(-1, 1).expand_as(expert)
+        live = context.mask.flatten().unsqueeze(1).expand_as(expert)
         log_probability = F.log_softmax(logits, dim=1)
         assignment = Assignment.token_choice(
             expert, weight, log_probability.take_along_dim(expert, dim=1), live

@@ -80,7 +80,7 @@ class SoftmaxRouter(Router):
             probability.take_along_dim(expert, dim=1),
             logits.take_along_dim(expert, dim=1),
         )
-        live = self.acceptance.accept(weight, noise) & context.mask.view(-1, 1)
+        live = self.acceptance.accept(weight, noise) & context.mask.flatten().unsqueeze(1)
         assignment = Assignment.token_choice(
             expert, weight, log_probability.take_along_dim(expert, dim=1), live
         )

@@ -1,0 +1,127 @@
+"""Every backend of the grouped product against a loop, with poisoned scratch."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from turnout.moe.products import BACKENDS, ProductShape, choose, grouped_product, usable
+
+COUNTS = {
+    "even": [4, 4, 4, 4],
+    "empty experts": [0, 7, 0, 5],
+    "all to one": [0, 0, 16, 0],
+    "one row": [0, 1, 0, 0],
+    "none": [0, 0, 0, 0],
+}
+PAST = 3  # rows behind the last offset
+
+
+def problem(counts: list[int], dtype: torch.dtype, d_in: int = 8, d_out: int = 16):
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(sum(counts) + PAST, d_in, generator=generator)
+    rows[sum(counts) :] = torch.nan
+    weight = torch.randn(len(counts), d_in, d_out, generator=generator)
+    offsets = torch.tensor(counts).cumsum(0).to(torch.int32)
+    return rows.to(dtype), weight.to(dtype), offsets
+
+
+def loop(rows, weight, counts):
+    """Row by row, in float64."""
+    out = torch.zeros(rows.shape[0], weight.shape[2], dtype=torch.float64)
+    row = 0
+    for expert, count in enumerate(counts):
+        for _ in range(count):
+            out[row] = rows[row].double() @ weight[expert].double()
+            row += 1
+    return out
+
+
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("case", COUNTS)
+def test_product_and_gradients_equal_a_loop(backend, case):
+    counts = COUNTS[case]
+    rows, weight, offsets = problem(counts, torch.float32)
+    rows.requires_grad_()
+    weight.requires_grad_()
+    upstream = torch.randn(rows.shape[0], 16, generator=torch.Generator().manual_seed(1))
+
+    out = grouped_product(rows, weight, offsets, backend)
+    total = sum(counts)
+    assert torch.allclose(out.double()[:total], loop(rows, weight, counts)[:total], atol=1e-5)
+    assert torch.equal(out[total:], torch.zeros(PAST, 16))
+    # NaN in the gradient of rows that belong to nobody must not spread either.
+    upstream[total:] = torch.nan
+    out.backward(upstream)
+    assert torch.equal(rows.grad[total:], torch.zeros(PAST, 8))
+    expected = torch.zeros(weight.shape, dtype=torch.float64)
+    start = 0
+    for expert, count in enumerate(counts):
+        part = slice(start, start + count)
+        expected[expert] = rows[part].detach().double().t() @ upstream[part].double()
+        back = upstream[part].double() @ weight[expert].detach().double().t()
+        assert torch.allclose(rows.grad[part].double(), back, atol=1e-5)
+        start += count
+    assert torch.allclose(weight.grad.double(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+def test_a_stride_0_gradient_is_accepted(backend):
+    rows, weight, offsets = problem([4, 4], torch.float32)
+    weight.requires_grad_()
+    grouped_product(rows, weight, offsets, backend).sum().backward()
+    assert torch.isfinite(weight.grad).all()
+
+
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+def test_no_rows_at_all(backend):
+    weight = torch.randn(3, 8, 16, requires_grad=True)
+    rows = torch.zeros(0, 8, requires_grad=True)
+    out = grouped_product(rows, weight, torch.zeros(3, dtype=torch.int32), backend)
+    out.sum().backward()
+    assert out.shape == (0, 16)
+    assert torch.equal(weight.grad, torch.zeros_like(weight))
+
+
+@pytest.mark.parametrize("backend", ["slices", "padded_bmm"])
+def test_float64_passes_gradcheck(backend):
+    rows, weight, offsets = problem([2, 0, 3], torch.float64, 3, 2)
+    rows = torch.nan_to_num(rows)
+    torch.autograd.gradcheck(
+        lambda r, w: grouped_product(r, w, offsets, backend),
+        (rows.requires_grad_(), weight.requires_grad_()),
+    )
+
+
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+def test_it_traces_under_fake_tensors_and_counts_its_arithmetic(backend):
+    rows, weight, offsets = problem(COUNTS["even"], torch.float32)
+    with FakeTensorMode() as mode:
+        fake = [mode.from_tensor(t) for t in (rows, weight, offsets)]
+        assert grouped_product(*fake, backend).shape == (16 + PAST, 16)
+    with FlopCounterMode(display=False) as counter:
+        grouped_product(rows, weight.requires_grad_(), offsets, backend).sum().backward()
+    # forward and the weights' gradient: 2 * rows * 8 * 16 each
+    assert counter.get_total_flops() == 2 * 2 * (16 + PAST) * 8 * 16
+
+
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+def test_operators_keep_torch_library_s_rules(backend):
+    rows, weight, offsets = problem(COUNTS["empty experts"], torch.float32)
+    arguments = (torch.nan_to_num(rows).requires_grad_(), weight.requires_grad_(), offsets)
+    torch.library.opcheck(torch.ops.turnout.grouped_product.default, (*arguments, False, backend))
+
+
+def test_the_choice_gives_its_reason():
+    narrow = ProductShape(64, 4, 6, 16, torch.float32, "cpu")
+    assert not usable("grouped_mm", narrow)
+    assert choose(narrow).backend == "slices" and "grouped_mm takes no" in choose(narrow).why
+    wide = ProductShape(64, 4, 8, 16, torch.float64, "cpu")
+    assert choose(wide).backend == "slices"
+
+
+@pytest.mark.parametrize("d_in", [3, 8])
+def test_auto_takes_any_shape(d_in):
+    rows, weight, offsets = problem(COUNTS["even"], torch.float32, d_in)
+    out = grouped_product(rows, weight, offsets)
+    assert torch.allclose(out[:16].double(), loop(rows, weight, COUNTS["even"])[:16], atol=1e-5)
