@@ -5,6 +5,7 @@ from pathlib import Path
 
 from turnout.cli.lengths import room
 from turnout.cli.samples import answer
+from turnout.config.errors import UserError
 from turnout.config.generation import GenerateOptions
 from turnout.config.train import CausalConfig, SpanConfig
 from turnout.data.pipeline import Data
@@ -18,6 +19,7 @@ BLANKS = (
     '        raise ValueError("no such ___")\n    with open(path) as file:\n'
     "        return ___.read()\n",
 )
+SHORT_BLANKS = ("def ___(self):\n    return ___.___\n",)
 NGRAM_ORDER = 5
 NEW_TOKENS = 96
 TEMPERATURE = 0.5
@@ -39,17 +41,27 @@ def closing(session: Session, evaluation: Evaluation, folder: Path) -> str:
 
 
 def samples(session: Session) -> list[str]:
-    """Three prompts completed, or three blanks filled, each indented below its number."""
+    """Three prompts completed, or three blanks filled; the first set of prompts that fits."""
     longest = 1 + max(map(len, PROMPTS))
     options = GenerateOptions(
         max_new_tokens=room(session.config.model, longest, NEW_TOKENS),
         temperature=TEMPERATURE,
         stop_ids=(ByteTokenizer.eos,),
     )
-    lines = []
-    for text in answer(session.state.model, list(_prompts(session.config.objective)), options):
-        lines += [*(f"    {line}" for line in text.splitlines()), ""]
-    return [_title(session.config.objective), *lines]
+    reason = ""
+    for prompts in _prompts(session.config.objective):
+        try:
+            texts = answer(session.state.model, list(prompts), options)
+        except UserError as error:
+            reason = f"no samples: {error}"
+            continue
+        lines = [line for text in texts for line in (*_indented(text), "")]
+        return [_title(session.config.objective), *lines]
+    return [reason, ""]
+
+
+def _indented(text: str) -> list[str]:
+    return [f"    {line}" for line in text.splitlines()]
 
 
 @singledispatch
@@ -77,18 +89,18 @@ def _(objective: SpanConfig, data: Data, evaluation: Evaluation) -> list[str]:
 
 
 @singledispatch
-def _prompts(objective: object) -> tuple[str, ...]:
+def _prompts(objective: object) -> tuple[tuple[str, ...], ...]:
     raise TypeError(f"no samples for {type(objective).__name__}")
 
 
 @_prompts.register
-def _(objective: CausalConfig) -> tuple[str, ...]:
-    return PROMPTS
+def _(objective: CausalConfig) -> tuple[tuple[str, ...], ...]:
+    return (PROMPTS,)
 
 
 @_prompts.register
-def _(objective: SpanConfig) -> tuple[str, ...]:
-    return BLANKS
+def _(objective: SpanConfig) -> tuple[tuple[str, ...], ...]:
+    return BLANKS, SHORT_BLANKS
 
 
 @singledispatch

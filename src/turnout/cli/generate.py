@@ -15,10 +15,9 @@ def run(arguments: Sequence[str]) -> int:
     options = _parser().parse(arguments)
     if not options.prompt:
         raise UserError('--prompt is missing; such as --prompt "def "')
+    new_tokens = options.max_new_tokens
     asked = GenerateOptions(
-        max_new_tokens=MOST_NEW_TOKENS
-        if options.max_new_tokens is None
-        else options.max_new_tokens,
+        max_new_tokens=MOST_NEW_TOKENS if new_tokens is None else new_tokens,
         temperature=options.temperature,
         top_k=options.top_k,
         top_p=options.top_p,
