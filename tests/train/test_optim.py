@@ -1,0 +1,107 @@
+"""Which parameters decay, which are stacked; dtype choices; optimiser state by name."""
+
+import pytest
+import torch
+from torch import nn
+
+from turnout.config.errors import UserError
+from turnout.config.train import AdafactorConfig, AdamWConfig
+from turnout.train.optim import build_optimizer, is_router, set_learning_rate
+from turnout.train.optim_state import export_state, restore_state
+from turnout.train.precision import compute_dtype
+
+
+class _Sparse(nn.Module):
+    """The parameter names of a small sparse model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 4)
+        self.linear = nn.Linear(4, 4)
+        self.moe = nn.ModuleDict({"router": nn.Linear(4, 3), "experts": nn.Module()})
+        self.moe["experts"].w_in = nn.Parameter(torch.ones(3, 4, 6))
+        self.moe["experts"].bias = nn.Parameter(torch.ones(3, 6))
+        self.frozen = nn.Parameter(torch.ones(2, 2), requires_grad=False)
+
+
+def _names(group: dict[str, object]) -> set[str]:
+    return set(group["param_names"])  # type: ignore[call-overload]
+
+
+def test_adamw_decays_matrices_alone() -> None:
+    optimizer = build_optimizer(AdamWConfig(weight_decay=0.1), _Sparse())
+    decayed, free = optimizer.param_groups
+    assert decayed["weight_decay"] == 0.1
+    assert _names(decayed) == {"linear.weight", "moe.experts.w_in"}
+    assert free["weight_decay"] == 0.0
+    assert _names(free) == {
+        "embedding.weight",
+        "linear.bias",
+        "moe.router.weight",
+        "moe.router.bias",
+        "moe.experts.bias",
+    }
+
+
+def test_adafactor_knows_the_stacked_experts() -> None:
+    plain, experts = build_optimizer(AdafactorConfig(), _Sparse()).param_groups
+    assert experts["stacked"] is True
+    assert _names(experts) == {"moe.experts.w_in", "moe.experts.bias"}
+    assert plain["stacked"] is False
+    assert "frozen" not in _names(plain)
+
+
+def test_an_unknown_optimiser_is_refused() -> None:
+    with pytest.raises(TypeError, match="no optimiser for str"):
+        build_optimizer("sgd", nn.Linear(1, 1))
+
+
+def test_a_router_is_known_by_a_whole_part_of_its_name() -> None:
+    assert is_router("decoder.3.moe.router.weight")
+    assert not is_router("decoder.3.my_router_like.weight")
+
+
+@pytest.mark.parametrize("config", [AdamWConfig(), AdafactorConfig(min_factored=4)])
+def test_state_round_trips_by_name(config: AdamWConfig | AdafactorConfig) -> None:
+    def stepped(model: nn.Module, optimizer: torch.optim.Optimizer, times: int) -> None:
+        for index in range(times):
+            for param in model.parameters():
+                param.grad = torch.full_like(param, 0.1 + index) if param.requires_grad else None
+            model.linear.bias.grad = None  # never trained: it has no state
+            optimizer.step()
+
+    torch.manual_seed(0)
+    model, other = _Sparse(), _Sparse()
+    optimizer = build_optimizer(config, model)
+    set_learning_rate(optimizer, 0.01)
+    stepped(model, optimizer, 2)
+    live, scalars = export_state(optimizer)
+    tensors = {name: tensor.clone() for name, tensor in live.items()}  # as a checkpoint does
+    assert scalars["moe.experts.w_in"] == {"step": 2.0}
+    assert "linear.bias" not in scalars
+    assert all(tensor.dim() > 0 for tensor in tensors.values())
+    other.load_state_dict(model.state_dict())
+    again = build_optimizer(config, other)
+    set_learning_rate(again, 0.01)
+    restore_state(again, tensors, scalars, "test")
+    stepped(model, optimizer, 1)
+    stepped(other, again, 1)
+    for (name, one), two in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two), name
+
+
+def test_state_of_an_unknown_parameter_is_refused() -> None:
+    optimizer = build_optimizer(AdamWConfig(), nn.Linear(2, 2))
+    with pytest.raises(UserError, match="optimiser state of other"):
+        restore_state(optimizer, {}, {"other": {"step": 1.0}}, "runs/x")
+
+
+def test_auto_takes_what_the_hardware_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert compute_dtype("auto", cpu) == (torch.bfloat16, "the CPU has avx512_bf16")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    assert compute_dtype("auto", cpu)[0] is torch.float32
+    assert compute_dtype("bfloat16", cpu)[0] is torch.bfloat16
+    with pytest.raises(UserError, match=r"train.dtype = 'float8'"):
+        compute_dtype("float8", cpu)
