@@ -7,6 +7,7 @@ from tests.models.cases import CASES, LENGTH, MODERN, T5, batch_of
 from turnout.config.errors import UserError
 from turnout.data.batch import Stream
 from turnout.generate import GenerateOptions, generate
+from turnout.generate.prompts import left_padded
 from turnout.models import Model, build
 
 PROMPTS = [[3, 14, 15, 9, 2, 6], [5], [35, 8, 9, 7], [5]]
@@ -97,6 +98,13 @@ def test_modes_are_restored(training: bool) -> None:
     with pytest.raises(UserError):
         generate(model, [[]])
     assert [module.training for module in model.modules()] == before
+
+
+def test_prompts_are_aligned_at_their_ends() -> None:
+    stream = left_padded([[7, 8, 9], [5]], torch.device("cpu"))
+    assert stream.ids.tolist() == [[7, 8, 9], [0, 0, 5]]
+    assert stream.mask.long().tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert stream.position.tolist() == [[0, 1, 2], [0, 0, 0]]
 
 
 def test_no_prompts_no_texts() -> None:

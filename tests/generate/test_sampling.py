@@ -50,6 +50,13 @@ def test_top_p_keeps_the_fewest_that_reach_it() -> None:
     assert chosen(0.99, top_p=1.0) == 3
 
 
+def test_top_p_stops_where_it_is_reached_exactly() -> None:
+    # Two tokens of 0.5 each: the first alone reaches 0.5.
+    options = GenerateOptions(temperature=1.0, top_p=0.5)
+    draw = torch.tensor([1 - 2**-53], dtype=torch.float64)
+    assert choose(torch.zeros(1, 2), options, draw).item() == 0
+
+
 def test_top_p_counts_what_top_k_has_left() -> None:
     # After top-2: 2/3 and 1/3; 0.6 is reached by the first alone.
     assert chosen(1 - 2**-53, top_k=2, top_p=0.6) == 2

@@ -105,6 +105,27 @@ def test_norms_start_at_one_and_nothing_is_left_unfilled() -> None:
         )
 
 
+def test_a_shared_embedding_scales_the_logits_where_it_starts_at_one() -> None:
+    # T5 1.0: width 16, so the hidden states are multiplied by 16^-0.5 = 1/4.
+    hidden = torch.ones(1, 16)
+    for config, scale in (
+        (T5, 0.25),
+        (replace(T5, tied=False), 1.0),
+        (replace(T5, initialisation=NormalInit()), 1.0),
+    ):
+        model = ready(config)
+        weight = model.embedding.weight if config.tied else model.head.weight
+        head = model(batch_for(config, [3], [3])).head
+        torch.testing.assert_close(head.logits(hidden), scale * weight.sum(1).unsqueeze(0))
+
+
+def test_no_two_layers_draw_the_same_noise() -> None:
+    model = build(replace(CASES["switch"], encoder_layers=4, decoder_layers=4), device="meta")
+    indices = [layer.router.layer for layer in model.sparse_layers().values()]
+    # 1 and 3 of the encoder, then 4 + 1 and 4 + 3.
+    assert indices == [1, 3, 5, 7]
+
+
 def test_equal_seeds_give_equal_weights_and_leave_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
     one, other = ready(CASES["switch"]), ready(CASES["switch"])
