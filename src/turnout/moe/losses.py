@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from turnout.pytree import pytree
@@ -17,11 +17,14 @@ from turnout.pytree import pytree
 @pytree()
 @dataclass(frozen=True)
 class LossSums:
-    """The sums that losses read, a row a scope (a routing group, or the whole batch)."""
+    """The sums that losses read, a row a scope (a routing group, or the whole batch).
 
-    tokens: Int[Tensor, " G"]
-    assigned: Int[Tensor, "G E"]
-    first_choice: Int[Tensor, "G E"]
+    The counts are int64, or float64 where another step's sums were scaled to this one's tokens.
+    """
+
+    tokens: Num[Tensor, " G"]
+    assigned: Num[Tensor, "G E"]
+    first_choice: Num[Tensor, "G E"]
     probability: Float[Tensor, "G E"]
     weight: Float[Tensor, "G E"]
     load: Float[Tensor, "G E"]

@@ -1,0 +1,119 @@
+"""What the objective counts, weighs and reports."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.moe.cases import ROUTERS
+from tests.objectives.cases import ALL_ON, T5, DocumentGroup, RowsGroup, build, cut, run, sparse
+from turnout import objectives
+from turnout.config.routers import SwitchRouter, TopKRouter
+from turnout.config.train import LossConfig
+from turnout.objectives import LanguageObjective, StackTotals, Totals
+
+# The eight sequences hold 12 + 12 + 3 + 10 + 1 + 11 + 6 + 12 = 67 tokens in 13 documents; the
+# first token of each document is no target: 67 - 13 = 54.
+TOKENS, DOCUMENTS, TARGETS = 67, 13, 54
+
+
+def test_totals_by_hand():
+    rows = Totals.count(cut(2), sparse(SwitchRouter(), None, RowsGroup()))
+    assert rows == Totals(TARGETS, StackTotals(), StackTotals(TOKENS, 8), 4)
+    documents = Totals.count(cut(8), sparse(SwitchRouter(), None, DocumentGroup()))
+    assert documents.decoder == StackTotals(TOKENS, DOCUMENTS)
+    both = Totals.count(cut(8, encoder=True), sparse(SwitchRouter(), None, RowsGroup(2)))
+    assert both.encoder == both.stack("encoder") == StackTotals(TOKENS, 4)
+
+
+def test_an_empty_row_is_no_group():
+    (batch,) = cut(8)
+    mask = batch.decoder.mask.clone()
+    mask[2] = False
+    emptied = replace(batch, decoder=replace(batch.decoder, mask=mask))
+    totals = Totals.count([emptied], sparse(SwitchRouter(), None, RowsGroup()))
+    assert totals.decoder == StackTotals(TOKENS - 3, 7)
+
+
+def test_a_balanced_layer_reports_one():
+    model = build(sparse(TopKRouter(4, "raw"), None, RowsGroup()))
+    router = model.sparse_layers()["decoder.1.moe"].router
+    torch.nn.init.zeros_(router.weight)
+    # Equal probabilities; f counts first choices, which all tie and go to expert 0, but
+    # sum_i f_i P_i = sum_i f_i / 4 = 1/4 whatever f is.
+    terms = run(model, ALL_ON, cut(8)).terms
+    assert terms["balance"] == pytest.approx(1.0)
+    assert terms["router_z"] == pytest.approx(1.386294**2, rel=1e-5)  # (ln 4)^2
+    assert terms["importance"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_layers_are_summed_or_averaged():
+    model = build(sparse(SwitchRouter(), None, RowsGroup()), T5)
+    summed = run(model, ALL_ON, cut(8, encoder=True)).terms
+    mean = run(model, replace(ALL_ON, layers="mean"), cut(8, encoder=True)).terms
+    for name in ("balance", "router_z", "importance", "load"):
+        assert mean[name] == pytest.approx(summed[name] / 2)  # one sparse layer a stack
+    assert mean["language"] == summed["language"]
+
+
+def test_total_is_the_weighted_sum():
+    model = build(sparse(SwitchRouter(), 1.0, RowsGroup()))
+    step = run(model, ALL_ON, cut(8))
+    expected = step.terms["language"] + sum(
+        getattr(ALL_ON, name) * step.terms[name]
+        for name in ("balance", "router_z", "importance", "load", "head_z")
+    )
+    assert step.total == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("term", ["balance", "router_z", "importance", "load"])
+def test_one_coefficient_switches_a_term(term):
+    """Alone with the term, the router's gradient differs; without any it is the language's."""
+    model = build(sparse(ROUTERS["noisy_top_2"], None, RowsGroup()))
+    off = LossConfig(balance=0.0, router_z=0.0)
+    name = "decoder.blocks.1.feed_forward.moe.router.weight"
+    without = run(model, off, cut(8)).gradients[name]
+    with_term = run(model, replace(off, **{term: 0.1}), cut(8)).gradients[name]
+    assert float((with_term - without).abs().max()) > 1e-6
+
+
+def test_a_dense_model_has_zero_terms():
+    model = build(sparse(SwitchRouter(), None, RowsGroup()))
+    dense = objectives.build(ALL_ON, replace(model.config, moe=None))
+    from turnout import models
+
+    twin = models.build(model.config.dense_twin())
+    twin.init_weights(0)
+    batches = cut(4)
+    reports = [dense(twin, batch, dense.totals(batches)) for batch in batches]
+    assert all(report.layers == () for report in reports)
+    assert float(sum(report.terms.balance for report in reports)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("scope", "parts", "passes"),
+    [("group", 4, 0), ("batch", 1, 0), ("batch", 4, 4), ("previous", 4, 4)],
+)
+def test_the_counting_pass_runs_only_where_it_is_needed(scope, parts, passes):
+    model = build(sparse(SwitchRouter(), None, RowsGroup()))
+    objective = LanguageObjective(replace(ALL_ON, scope=scope), model.config)
+    seen: list[int] = []
+    sums = objective.prepare(model, cut(8 // parts), None, seen.append)
+    assert seen == list(range(passes)) and (sums is not None) == (passes > 0)
+    if sums is not None:
+        assert objective.prepare(model, cut(2), sums, seen.append) is sums or scope == "batch"
+
+
+def test_no_real_token_at_all():
+    (batch,) = cut(8)
+    nothing = torch.zeros_like(batch.target_mask)
+    decoder = replace(batch.decoder, mask=nothing, segment=torch.zeros_like(batch.decoder.segment))
+    for scope in ("group", "batch"):
+        model = build(sparse(SwitchRouter(), 1.0, RowsGroup()))
+        step = run(
+            model,
+            replace(ALL_ON, scope=scope),
+            [replace(batch, decoder=decoder, target_mask=nothing)],
+        )
+        assert step.total == 0.0
+        assert all(torch.isfinite(gradient).all() for gradient in step.gradients.values())
