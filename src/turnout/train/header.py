@@ -5,6 +5,7 @@ import torch
 from turnout.config.train import LossConfig
 from turnout.models.base import Model
 from turnout.moe.layer import MoELayer
+from turnout.moe.products import ProductShape, choose
 from turnout.train.session import Session
 from turnout.train.zero_gradient import ROUTER_TERMS, trainable_router
 
@@ -26,7 +27,7 @@ def run_header(session: Session) -> tuple[str, ...]:
         f"{config.model.num_active_params():,} active a token",
         f"data       {session.data.summary.text()}",
         f"losses     {loss_line(config.losses, model)}",
-        *_sparse_lines(model),
+        *_sparse_lines(session),
         f"optimiser  {optimizer.kind}, learning rate {optimizer.learning_rate:g}, schedule "
         f"{config.schedule.kind}, clipping "
         + (f"at norm {train.clip_norm:g}" if train.clip_norm > 0 else "OFF"),
@@ -61,14 +62,15 @@ def loss_line(losses: LossConfig, model: Model) -> str:
     )
 
 
-def _sparse_lines(model: Model) -> tuple[str, ...]:
+def _sparse_lines(session: Session) -> tuple[str, ...]:
+    model = session.state.model
     layers = list(model.sparse_layers().items())
     if not layers or model.config.moe is None:
         return ("experts    none: a dense model",)
     moe, (_, first) = model.config.moe, layers[0]
     return (
         f"experts    {moe.num_experts} in each of {', '.join(name for name, _ in layers)}; router "
-        f"{moe.router.kind}, dispatcher {moe.dispatcher}, product {moe.product}",
+        f"{moe.router.kind}, dispatcher {moe.dispatcher}, product {_product(session, first)}",
         f"capacity   {_slots(first, training=True)} in training "
         f"(factor {_factor(moe.train_capacity_factor)}), {_slots(first, training=False)} in "
         f"evaluation; causal {_yes(all(layer.causal for _, layer in layers))}, "
@@ -79,6 +81,18 @@ def _sparse_lines(model: Model) -> tuple[str, ...]:
 def _slots(layer: MoELayer, *, training: bool) -> str:
     slots = layer.capacity.train if training else layer.capacity.evaluation
     return "dropless" if slots is None else f"{slots} slots an expert and group"
+
+
+def _product(session: Session, layer: MoELayer) -> str:
+    """The configured backend, or the one that ``auto`` takes for a micro-batch and why."""
+    moe = session.config.model.moe
+    if moe is None or moe.product != "auto":
+        return "none" if moe is None else moe.product
+    tokens = session.data.micro_batches(session.state.step)[0].decoder.ids.numel()
+    experts, d_in, d_out = layer.experts.w_in.shape
+    rows = tokens * layer.router.choices
+    choice = choose(ProductShape(rows, experts, d_in, d_out, session.dtype, "cpu"))
+    return f"{choice.backend} ({choice.why})"
 
 
 def _factor(factor: float | None) -> str:
