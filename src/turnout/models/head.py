@@ -96,9 +96,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             logits = F.linear(rows[part], cast).float()
             lse = logits.logsumexp(-1, keepdim=True)
             factor = nats_up + 2.0 * squares_up * lse if ctx.z else nats_up.expand_as(lse)
-            grad = (logits - lse).exp() * factor
+            grad = logits.sub_(lse).exp_().mul_(factor)
             grad.scatter_add_(1, targets[part].unsqueeze(1), -nats_up.expand_as(lse))
-            grad = torch.where(mask[part].unsqueeze(1), grad, 0.0).to(rows.dtype)
+            grad = grad.masked_fill_(~mask[part].unsqueeze(1), 0.0).to(rows.dtype)
             rows_grad[part] = grad @ cast
             weight_grad += grad.t() @ rows[part]
         return rows_grad, weight_grad, None, None, None
