@@ -1,0 +1,136 @@
+"""Kinds of characters in bytes of text, and text that is safe to print.
+
+The kinds are a partition: every vocabulary id in its place in a row is of exactly one of them.
+Axes: B batch, S sequence, V ids of the table.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from turnout.data.tokenizers import ByteTokenizer
+
+
+@dataclass(frozen=True)
+class CharacterClass:
+    """A kind of characters.
+
+    Attributes:
+        name: as pictures print it.
+        definition: what exactly belongs to it.
+        values: its bytes; empty for ids that are no bytes of text.
+    """
+
+    name: str
+    definition: str
+    values: tuple[int, ...]
+
+
+def _class(name: str, definition: str, values: bytes) -> CharacterClass:
+    return CharacterClass(name, definition, tuple(values))
+
+
+_LOWER = bytes(range(ord("a"), ord("z") + 1))
+_DIGITS = bytes(range(ord("0"), ord("9") + 1))
+_CONTROL = bytes(b for b in (*range(32), 127) if b not in b"\t\n\f\r")
+
+CLASSES: Final = (
+    _class("indent", "spaces and tabs with nothing else between them and a line break", b" \t"),
+    _class("space", "other spaces, tabs and form feeds", b" \t\f"),
+    _class("line break", "line feed, carriage return", b"\n\r"),
+    _class("a to z", "lower-case ASCII letters", _LOWER),
+    _class("A to Z", "upper-case ASCII letters", _LOWER.upper()),
+    _class("0 to 9", "ASCII digits", _DIGITS),
+    _class("_ and .", "underscore and full stop", b"_."),
+    _class("quotes", "' \" `", b"'\"`"),
+    _class("brackets", "( ) [ ] { }", b"()[]{}"),
+    _class("operators", "+ - * / % = < > & | ^ ~ @ !", b"+-*/%=<>&|^~@!"),
+    _class("punctuation", ", : ; # ? $ \\", b",:;#?$\\"),
+    _class(
+        "other bytes",
+        "bytes 128 to 255 (pieces of characters beyond ASCII) and control characters",
+        bytes(range(128, 256)) + _CONTROL,
+    ),
+    _class("special", "ids that are no bytes: start or padding, end of text, sentinels", b""),
+)
+"""In the order in which pictures show them."""
+
+INDENT, SPACE, LINE_BREAK = range(3)
+SPECIAL = len(CLASSES) - 1
+
+
+_ESCAPES: Final = {9: "\\t", 10: "\\n", 13: "\\r", 92: "\\\\"}
+_NAMES: Final = {
+    ByteTokenizer.pad: "<start>",
+    ByteTokenizer.eos: "<end>",
+    ByteTokenizer.unk: "<unknown>",
+}
+
+
+def _table() -> Int64[np.ndarray, " V"]:
+    """Class of each id from 0 to the last byte's; indentation is not told from space here."""
+    table = np.full(ByteTokenizer.first_byte + 256, SPECIAL)
+    for index, kind in enumerate(CLASSES):
+        if index != INDENT:
+            table[np.array(kind.values, dtype=np.int64) + ByteTokenizer.first_byte] = index
+    return table
+
+
+_OF_ID = _table()
+
+
+def classify(
+    ids: Int64[np.ndarray, "B S"], mask: Bool[np.ndarray, "B S"]
+) -> Int64[np.ndarray, "B S"]:
+    """Index in ``CLASSES`` of each token.
+
+    Whether a space is indentation depends on the tokens before it in its row; at the start of a
+    row, where the line's beginning may be cut off, it counts as indentation only behind an id that
+    begins or ends a text. Padding (``mask`` False) is of class special and ends a line.
+    """
+    special = ~mask | (ids >= len(_OF_ID))
+    classes = np.where(special, SPECIAL, _OF_ID[np.where(special, 0, ids)])
+    blank = np.isin(ids, np.array(CLASSES[INDENT].values) + ByteTokenizer.first_byte) & mask
+    place = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+    last = np.maximum.accumulate(np.where(blank, -1, place), axis=1)
+    before = np.take_along_axis(classes, np.maximum(last, 0), axis=1)
+    opens = (last >= 0) & ((before == LINE_BREAK) | _ends_a_text(ids, mask, last))
+    return np.where(blank & opens, INDENT, classes)
+
+
+def _ends_a_text(
+    ids: Int64[np.ndarray, "B S"],
+    mask: Bool[np.ndarray, "B S"],
+    place: Int64[np.ndarray, "B S"],
+) -> Bool[np.ndarray, "B S"]:
+    """Whether the token at ``place`` is padding, a start or an end of text; a sentinel is not."""
+    edge = ~mask | (ids == ByteTokenizer.pad) | (ids == ByteTokenizer.eos)
+    return np.take_along_axis(edge, np.maximum(place, 0), axis=1)
+
+
+def visible(ids: tuple[int, ...]) -> str:
+    r"""Ids as printable ASCII: ``a``, ``\n``, ``\xff``, ``<start>``, ``<end>``, ``<blank 0>``.
+
+    A backslash of the text is doubled, so that the reading is unambiguous up to ids in <>.
+    """
+    return "".join(map(_one, ids))
+
+
+def _one(index: int) -> str:
+    tokenizer = ByteTokenizer()
+    if tokenizer.is_byte(index):
+        byte = index - tokenizer.first_byte
+        plain = chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}"
+        return _ESCAPES.get(byte, plain)
+    sentinel = tokenizer.vocab_size - 1 - index
+    if 0 <= sentinel < tokenizer.num_sentinels:
+        return f"<blank {sentinel}>"
+    return _NAMES.get(index, f"<id {index}>")
+
+
+def printable(text: str, most: int = 60) -> str:
+    """``text`` with control and formatting characters escaped, and not longer than ``most``."""
+    safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return safe if len(safe) <= most else f"{safe[: most - 1]}…"

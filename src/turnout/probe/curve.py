@@ -1,0 +1,80 @@
+"""The learning curve of a run, from the records it wrote."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from turnout.config.errors import UserError
+
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Point:
+    """Bits per byte of text after ``step`` optimiser steps."""
+
+    step: int
+    bits: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Training batches and evaluations on held-out text, by step."""
+
+    training: tuple[Point, ...]
+    validation: tuple[Point, ...]
+
+    def smoothed(self, width: int) -> tuple[Point, ...]:
+        """Means of ``width`` (odd) neighbours; fewer at both ends, the same number either side."""
+        sums = [0.0]
+        for point in self.training:
+            sums.append(sums[-1] + point.bits)
+        last = len(self.training) - 1
+        means = []
+        for index, point in enumerate(self.training):
+            reach = min(width // 2, index, last - index)
+            total = sums[index + reach + 1] - sums[index - reach]
+            means.append(Point(point.step, total / (2 * reach + 1)))
+        return tuple(means)
+
+
+def read_curve(run: Path) -> Curve:
+    """The curve in ``metrics.jsonl`` of a run folder; a broken last line is left out.
+
+    Raises:
+        UserError: there is no such file, or no step in it.
+    """
+    path = Path(run) / METRICS
+    if not path.is_file():
+        raise UserError(f"{path} is missing; give the folder of a run, which has it")
+    by_kind: dict[str, dict[int, float]] = {"step": {}, "evaluation": {}}
+    for record in _records(path):
+        if record.get("kind") in by_kind and _finite(record.get("bits")):
+            by_kind[record["kind"]][int(record["step"])] = float(record["bits"])
+    training, validation = (
+        tuple(Point(step, bits) for step, bits in sorted(points.items()))
+        for points in by_kind.values()
+    )
+    if not training and not validation:
+        raise UserError(f"{path} holds no step; train the run first")
+    return Curve(training, validation)
+
+
+def _records(path: Path) -> Iterator[Mapping[str, Any]]:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+            record["step"]
+        except (ValueError, TypeError, KeyError):
+            continue  # the last line of a run that was killed while writing it
+        yield record
+
+
+def _finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except TypeError:
+        return False

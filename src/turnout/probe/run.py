@@ -1,0 +1,107 @@
+"""From a run folder to its picture and the figures behind it."""
+
+import json
+from collections.abc import Mapping
+from functools import singledispatch
+from pathlib import Path
+from typing import Any
+
+from turnout.checkpoint import folders
+from turnout.checkpoint.read import load_meta
+from turnout.config.train import CausalConfig, RunConfig, SpanConfig
+from turnout.data import pipeline
+from turnout.data.pipeline import Data
+from turnout.probe import pictures
+from turnout.probe.curve import Curve, read_curve
+from turnout.probe.reading import Reading, read
+from turnout.probe.style import altair
+from turnout.train.session import load_run
+
+PICTURE, EXPERTS = "picture.png", "experts.json"
+NGRAM_ORDER = 5
+
+
+def draw(run_folder: Path, bits: Mapping[str, float] | None = None) -> tuple[Path, ...]:
+    """Write ``picture.png`` and, for a sparse model, ``experts.json`` into a run folder.
+
+    Args:
+        run_folder: of a run with a complete checkpoint, or one of its step folders.
+        bits: the baselines' names and bits when they are known; measured here otherwise.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: altair is not installed, or the folder is not that of a run.
+    """
+    altair()
+    checkpoint = folders.latest(Path(run_folder))
+    folder = run_of(checkpoint, Path(run_folder))
+    curve = read_curve(folder)
+    config, model = load_run(checkpoint)
+    data = pipeline.build(config)
+    reading = read(model, data.validation())
+    known = baselines(config.objective, data) if bits is None else bits
+    step = int(load_meta(checkpoint)["step"])
+    chart = pictures.run_picture(
+        curve, known, reading, _title(config, curve, step), _subtitle(config, data), unit(config)
+    )
+    written = [pictures.save(chart, folder / PICTURE)]
+    if reading.layers:
+        written.append(_write(folder / EXPERTS, config, step, data, reading))
+    return tuple(written)
+
+
+def run_of(checkpoint: Path, given: Path) -> Path:
+    """The run folder that a checkpoint found through ``given`` belongs to."""
+    return checkpoint.parent.parent if checkpoint == given else given
+
+
+def unit(config: RunConfig) -> str:
+    """What the curve of a run measures."""
+    causal = config.objective.kind == CausalConfig.kind
+    return "bits per byte" if causal else "bits per hidden byte"
+
+
+@singledispatch
+def baselines(objective: object, data: Data) -> dict[str, float]:
+    """What needs no model, on the same held-out text and in the same unit."""
+    raise TypeError(f"no baseline for {type(objective).__name__}")
+
+
+@baselines.register
+def _(objective: CausalConfig, data: Data) -> dict[str, float]:
+    orders = data.ngram_bits(NGRAM_ORDER)
+    return {"byte frequencies (order 0)": orders[0], f"order-{NGRAM_ORDER} n-gram": orders[-1]}
+
+
+@baselines.register
+def _(objective: SpanConfig, data: Data) -> dict[str, float]:
+    return {"token frequencies": data.bits_per_byte(data.unigram_nats())}
+
+
+def _title(config: RunConfig, curve: Curve, step: int) -> str:
+    ended = f", {curve.validation[-1].bits:.2f} {unit(config)} on held-out text"
+    return f"{config.preset} after {step:,} steps{ended if curve.validation else ''}"
+
+
+def _subtitle(config: RunConfig, data: Data) -> str:
+    moe = config.model.moe
+    experts = "dense" if moe is None else f"{moe.num_experts} experts a sparse layer"
+    return (
+        f"{experts}, {config.model.num_params():,} parameters, "
+        f"{config.model.num_active_params():,} of them active for a token; "
+        f"trained on {data.train_bytes:,} bytes, measured on {config.train.eval_rows} rows of "
+        "documents that it has not seen"
+    )
+
+
+def _write(path: Path, config: RunConfig, step: int, data: Data, reading: Reading) -> Path:
+    content: dict[str, Any] = {
+        "preset": config.preset,
+        "step": step,
+        "text_sha256": data.summary.sha256,
+        **reading.to_dict(),
+    }
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="ascii")
+    return path

@@ -1,0 +1,86 @@
+"""How pictures look, and the library that draws them, which is an extra."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from turnout.config.errors import UserError
+
+Chart = Any
+"""A chart of altair's; the library may be missing, so that its types are not named."""
+
+INSTALL: Final = "pip install 'turnout[pictures]'"
+
+INK, QUIET, FAINT, GRID = "#1f2933", "#52606d", "#9aa5b1", "#e4e7eb"
+BLUE, ORANGE, PALE = "#1f5fa8", "#c2500f", "#a9c6e8"
+RARE_TO_OFTEN: Final = ("#2a5a94", "#84abd3", "#f5f5f3", "#eeaa79", "#b4470c")
+FONT: Final = "Liberation Sans, Arial, Helvetica, sans-serif"
+MONO: Final = "Liberation Mono, DejaVu Sans Mono, Menlo, monospace"
+SIZE: Final = 14
+
+
+def available() -> bool:
+    """Whether pictures can be drawn here."""
+    return all(find_spec(name) is not None for name in ("altair", "vl_convert"))
+
+
+def altair() -> Any:
+    """The drawing library.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import_module("vl_convert")
+        return import_module("altair")
+    except ImportError:
+        raise UserError(
+            f"pictures need altair and vl-convert-python, which are missing; {INSTALL}"
+        ) from None
+
+
+def styled(chart: Chart) -> Chart:
+    """``chart`` with the fonts, colours and spacing of all pictures; of a whole picture only."""
+    return (
+        chart.configure(font=FONT, background="white", padding=24)
+        .configure_view(stroke=None)
+        .configure_axis(
+            labelFontSize=SIZE,
+            titleFontSize=SIZE,
+            titleFontWeight="normal",
+            labelColor=QUIET,
+            titleColor=QUIET,
+            gridColor=GRID,
+            domainColor=FAINT,
+            tickColor=FAINT,
+            labelLimit=400,
+            titleLimit=0,
+        )
+        .configure_title(
+            anchor="start",
+            fontSize=17,
+            color=INK,
+            subtitleColor=QUIET,
+            subtitleFontSize=SIZE,
+            subtitlePadding=5,
+            offset=14,
+            limit=0,
+        )
+        .configure_legend(
+            labelFontSize=SIZE,
+            titleFontSize=SIZE,
+            titleFontWeight="normal",
+            labelColor=QUIET,
+            titleColor=QUIET,
+            labelLimit=0,
+            titleLimit=0,
+        )
+        .configure_concat(spacing=14)
+    )
+
+
+def save(chart: Chart, path: Path, scale: float = 2.0) -> Path:
+    """Write a picture as PNG, ``scale`` pixels a unit of length; returns ``path``."""
+    styled(chart).save(str(path), format="png", scale_factor=scale)
+    return path
