@@ -8,6 +8,8 @@ initialisation of experts, capacity 1.25 in training, and rows as routing groups
 encoder and decoder of the Switch paper with half of the layers each.
 """
 
+from dataclasses import replace
+
 from turnout.config.attention import AttentionConfig
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.initialisation import FanInInit
@@ -76,9 +78,10 @@ def switch_demo(objective: ObjectiveKind = "causal") -> RunConfig:
 def switch_tiny(objective: ObjectiveKind = "causal") -> RunConfig:
     """Width 128: 4 layers, or 2 + 2."""
     model: ModelConfig = decoder(128, layers=4, heads=4, length=512)
+    train = TrainConfig(steps=2000, batch_rows=16, eval_every=250)
     if objective == "span":
         model = encoder_decoder(128, layers=2, heads=4)
-    train = TrainConfig(steps=2000, batch_rows=16, eval_every=250)
+        train = replace(train, steps=600)
     return _run("switch_tiny", model, objective, train, AdamWConfig(2e-3))
 
 
