@@ -1,9 +1,6 @@
 """Initial weights, gradients, recomputation, dropout, compilation."""
 
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -216,12 +213,3 @@ def test_routing_is_returned_when_asked_for() -> None:
     assert record.names == ("encoder.1.moe", "decoder.1.moe")
     decided = record.layers[1].expert[..., 0]
     assert ((decided >= 0) == batch.decoder.mask).all()
-
-
-@pytest.mark.slow
-def test_compiles_whole_and_once() -> None:
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "tests.models.compiled"]
-    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr[-4000:]
-    assert ended.stdout.split() == list(CASES)
