@@ -48,6 +48,11 @@ def load_meta(folder: Path) -> dict[str, Any]:
 
 
 def load_index(folder: Path) -> Index:
+    """The index of a checkpoint folder.
+
+    Raises:
+        CheckpointError: there is none, or not one that this version reads.
+    """
     path = folder / INDEX
     if not path.is_file():
         raise CheckpointError(

@@ -8,6 +8,7 @@ from turnout.train.hooks.plain import PlainLines
 
 
 def display() -> Hook:
+    """The display for where standard output goes."""
     console = Console()
     return LiveDisplay(console) if console.is_terminal else PlainLines(_say)
 

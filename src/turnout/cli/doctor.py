@@ -11,6 +11,7 @@ _PACKAGES = ("torch", "numpy", "safetensors", "jaxtyping", "rich")
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Print versions, hardware and measured products."""
     parser = Parser("turnout doctor", "What this machine can do, and what Turnout will use.")
     parser.add_argument(
         "--rows", type=int, default=4096, metavar="N", help="rows of the measured products"

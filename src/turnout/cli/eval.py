@@ -8,6 +8,7 @@ from turnout.cli.arguments import Parser, split_dotted
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Evaluate a run as the arguments say."""
     rest, dotted = split_dotted(arguments)
     options = _parser().parse(rest)
     return _evaluate(Path(options.run), options.data, dotted)

@@ -12,6 +12,11 @@ MOST_NEW_TOKENS = 200
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Answer the prompts of a command line.
+
+    Raises:
+        UserError: no prompt is given.
+    """
     options = _parser().parse(arguments)
     if not options.prompt:
         raise UserError('--prompt is missing; such as --prompt "def "')

@@ -15,6 +15,7 @@ from turnout.config.train import RunConfig
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Train, resume, or print what would be trained."""
     rest, dotted = split_dotted(arguments)
     wants_help = any(word in ("-h", "--help") for word in rest)
     parser = _parser()

@@ -48,6 +48,7 @@ def convert(hint: Any, value: Any, base: Any, path: str) -> Any:
 
 
 def join(path: str, name: str) -> str:
+    """The dotted name of a field below ``path``."""
     return f"{path}.{name}" if path else name
 
 

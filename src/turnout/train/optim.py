@@ -64,6 +64,7 @@ def _adafactor(config: AdafactorConfig, model: nn.Module) -> Optimizer:
 
 
 def set_learning_rate(optimizer: Optimizer, value: float) -> None:
+    """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = value
 

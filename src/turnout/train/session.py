@@ -71,6 +71,7 @@ def load_run(run: Path, config: RunConfig | None = None) -> tuple[RunConfig, Mod
 
 
 def set_threads(config: RunConfig) -> None:
+    """Give torch as many threads as configured; 0 leaves its own choice."""
     if config.train.threads > 0:
         torch.set_num_threads(config.train.threads)
 
