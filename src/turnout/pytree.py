@@ -1,4 +1,4 @@
-"""Registers frozen dataclasses as pytrees: tensors and nested values are leaves, the rest is not."""
+"""Registers frozen dataclasses as pytrees, whose leaves are tensors and nested values."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import fields
@@ -21,7 +21,9 @@ def pytree(static: Iterable[str] = ()) -> Callable[[type[T]], type[T]]:
             return [getattr(value, name) for name in names], constants
 
         def unflatten(leaves: Iterable[Any], constants: Any) -> T:
-            return cls(**dict(zip(names, leaves, strict=True)), **dict(zip(fixed, constants, strict=True)))
+            return cls(
+                **dict(zip(names, leaves, strict=True)), **dict(zip(fixed, constants, strict=True))
+            )
 
         _pytree.register_pytree_node(
             cls, flatten, unflatten, serialized_type_name=f"{cls.__module__}.{cls.__qualname__}"
