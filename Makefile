@@ -51,12 +51,13 @@ distclean: clean ## remove .venv too
 
 # Touched last, so that an interrupted installation is taken up again.
 $(STAMP): requirements/lock.txt requirements/torch.txt pyproject.toml
-	@command -v $(PYTHON) >/dev/null || \
-	  { echo "error: no $(PYTHON) found; name a Python >= 3.11: make PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1), Turnout needs Python >= 3.11; name one: make PYTHON=python3.12" >&2; exit 1; }
-	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
-	  { echo "error: $(PYTHON) cannot build $(VENV); on Debian and Ubuntu install python3-venv" >&2; exit 1; }
+	@$(PIP) --version >/dev/null 2>&1 || { \
+	  command -v $(PYTHON) >/dev/null || \
+	    { echo "error: no $(PYTHON) found; name a Python >= 3.11: make PYTHON=python3.12" >&2; exit 1; }; \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1), Turnout needs Python >= 3.11; name one: make PYTHON=python3.12" >&2; exit 1; }; \
+	  $(PYTHON) -m venv --clear $(VENV) || \
+	    { echo "error: $(PYTHON) cannot build $(VENV); on Debian and Ubuntu install python3-venv" >&2; exit 1; }; }
 	$(PIP) install --requirement requirements/lock.txt
 	$(PIP) install --requirement requirements/torch.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(PIP) install --no-deps --no-build-isolation --editable .
