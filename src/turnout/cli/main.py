@@ -20,6 +20,7 @@ COMMANDS = {
     "train": Command("turnout.cli.train", "train a model: a preset, a TOML file, or a saved run"),
     "eval": Command("turnout.cli.eval", "evaluate a run on its held-out text or on yours"),
     "generate": Command("turnout.cli.generate", "continue a prompt, or fill its blanks"),
+    "probe": Command("turnout.cli.probe", "draw a run: its curve, and which expert reads what"),
     "doctor": Command("turnout.cli.doctor", "what this machine can do, and what Turnout will use"),
 }
 

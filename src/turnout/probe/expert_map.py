@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from turnout.data.tokenizers import ByteTokenizer
 from turnout.probe.characters import CLASSES, printable
 from turnout.probe.information import lift
 from turnout.probe.reading import ExpertReading, LayerReading, Reading, Typical
@@ -18,12 +19,14 @@ from turnout.probe.style import (
     SIZE,
     Chart,
     altair,
+    panel,
 )
 
 MOST_ROWS = 48
 _LIMIT = 3  # colours end at 8 times as often, and as rarely, as average
-_COLUMN = 29
+_COLUMN = 27
 _TOKENS, _CONTEXTS = 5, 3
+_GAP = "\u00a0\u00a0"  # common spaces would collapse into one
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,14 @@ def expert_map(reading: Reading, rows: int = MOST_ROWS) -> Chart:
         for index, layer in enumerate(layers)
     ]
     note = f" ({len(layers)} of {len(reading.layers)} sparse layers)"
-    title = alt.Title(
+    return panel(
         "Which expert reads what" + (note if len(layers) < len(reading.layers) else ""),
-        subtitle="colour: how much more often than average an expert reads a class of "
-        "characters (log2)",
+        [
+            "colour: how much more often than average an expert reads a class of characters (log2)",
+            "bars: its share of the tokens, dotted where all are equal; typical: by the same ratio",
+        ],
+        parts,
     )
-    return alt.vconcat(*parts, spacing=20).properties(title=title)
 
 
 def _layer(alt: Any, layer: LayerReading, layout: _Layout, *, first: bool, last: bool) -> Chart:
@@ -98,26 +103,39 @@ def _layer(alt: Any, layer: LayerReading, layout: _Layout, *, first: bool, last:
     chosen = [expert for expert in sorted_experts(layer) if expert in busiest]
     order = [str(expert.expert) for expert in chosen]
     height = layout.row * len(chosen)
-    heat = _heat(alt, layer, chosen, layout, first=first, last=last)
+    title = _title(alt, layer, len(chosen), offset=8 if first else 28)
+    heat = _heat(alt, layer, chosen, layout, first=first, last=last).properties(title=title)
     loads = _loads(alt, chosen, order, even=1 / len(layer.experts))
     words = [
-        _words(alt, chosen, order, "characters", [_tokens(expert) for expert in chosen], 170),
-        _words(alt, chosen, order, "with the 3 before", [_contexts(e) for e in chosen], 200),
+        _words(
+            alt, chosen, order, "typical characters", [_tokens(expert) for expert in chosen], 150
+        ),
+        _words(
+            alt,
+            chosen,
+            order,
+            "with the 3 before (· is a space)",
+            [_contexts(e) for e in chosen],
+            185,
+        ),
     ]
     parts = [part.properties(height=height) for part in (heat, loads, *words)]
-    return alt.hconcat(*parts, spacing=14).properties(title=_title(alt, layer, len(chosen)))
+    # Flush: the slanting names over the first layer must not push its columns aside.
+    return alt.hconcat(*parts, spacing=18, bounds="flush").resolve_scale(color="independent")
 
 
-def _title(alt: Any, layer: LayerReading, shown: int) -> Any:
+def _title(alt: Any, layer: LayerReading, shown: int, offset: int) -> Any:
+    """Over the heat map; ``offset`` leaves room for the headings of its neighbours."""
     by_class, by_token = layer.class_information, layer.token_information
     some = "" if shown == len(layer.experts) else f", the busiest {shown} of {len(layer.experts)}"
     return alt.Title(
         f"{printable(layer.name)}{some}",
-        subtitle=f"of the {layer.expert_entropy:.2f} bits of its expert a character tells "
-        f"{by_token.bits:.2f} (chance {by_token.chance:.2f}), its class "
-        f"{by_class.bits:.2f} (chance {by_class.chance:.2f})",
+        subtitle=f"a character tells {by_token.bits:.2f} of the {layer.expert_entropy:.2f} bits of "
+        f"its expert (by chance {by_token.chance:.2f}), its class {by_class.bits:.2f} "
+        f"(by chance {by_class.chance:.2f})",
         fontSize=SIZE + 1,
-        offset=8,
+        offset=offset,
+        frame="group",
     )
 
 
@@ -158,7 +176,9 @@ def _heat(
     )
     colour = alt.Color(
         "lift:Q",
-        scale=alt.Scale(domain=[-_LIMIT, _LIMIT], range=list(RARE_TO_OFTEN), clamp=True),
+        scale=alt.Scale(
+            domain=[-_LIMIT, _LIMIT], range=list(RARE_TO_OFTEN), interpolate="rgb", clamp=True
+        ),
         legend=legend if last else None,
     )
     chart = alt.Chart(alt.Data(values=rows)).mark_rect(stroke="white", strokeWidth=1.5)
@@ -174,13 +194,15 @@ def _log2(value: float) -> float:
 def _loads(alt: Any, chosen: list[ExpertReading], order: list[str], even: float) -> Chart:
     rows = [{"expert": str(e.expert), "load": e.load, "label": f"{e.load:.1%}"} for e in chosen]
     top = max([even, *(expert.load for expert in chosen)])
-    x = alt.X("load:Q", axis=None, scale=alt.Scale(domain=[0, top * 1.9]))
-    base = alt.Chart(alt.Data(values=rows)).encode(y=_y(alt, order), x=x)
+    x = alt.X("load:Q", axis=None, scale=alt.Scale(domain=[0, top * 1.85]))
+    data = alt.Data(values=rows)
+    base = alt.Chart(data).encode(y=_y(alt, order), x=x)
+    figures = alt.Chart(data).mark_text(align="right", fontSize=SIZE - 1, color=INK)
     mean = alt.Chart(alt.Data(values=[{"load": even}])).mark_rule(color=QUIET, strokeDash=[2, 2])
     layers = alt.layer(
         base.mark_bar(color=BLUE, opacity=0.75, height={"band": 0.62}),
-        base.mark_text(align="left", dx=4, fontSize=SIZE - 1, color=INK).encode(text="label:N"),
         mean.encode(x=x),
+        figures.encode(y=_y(alt, order), x=alt.value("width"), text="label:N"),
     )
     return layers.properties(width=105, title=_heading(alt, "share of tokens"))
 
@@ -209,11 +231,13 @@ def _heading(alt: Any, text: str) -> Any:
 
 
 def _tokens(expert: ExpertReading) -> str:
-    return "  ".join(map(_word, expert.tokens[:_TOKENS]))
+    """Characters alone: sentinels and the like have a column of the map."""
+    is_byte = ByteTokenizer().is_byte
+    return _GAP.join([_word(t) for t in expert.tokens if is_byte(t.ids[0])][:_TOKENS])
 
 
 def _contexts(expert: ExpertReading) -> str:
-    return "  ".join(map(_word, expert.contexts[:_CONTEXTS]))
+    return _GAP.join(map(_word, expert.contexts[:_CONTEXTS]))
 
 
 def _word(typical: Typical) -> str:

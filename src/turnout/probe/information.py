@@ -64,4 +64,6 @@ def lift(counts: Int64[np.ndarray, "A B"]) -> Float64[np.ndarray, "A B"]:
     """
     row, column = counts.sum(1, keepdims=True), counts.sum(0, keepdims=True)
     expected = row * column / max(int(counts.sum()), 1)
-    return np.divide(counts, expected, out=np.full(counts.shape, np.nan), where=expected > 0)
+    out = np.full(counts.shape, np.nan)
+    np.divide(counts, expected, out=out, where=expected > 0)
+    return out

@@ -5,10 +5,11 @@ from typing import Any
 
 from turnout.probe.characters import printable
 from turnout.probe.curve import Curve, Point
-from turnout.probe.style import BLUE, FAINT, INK, ORANGE, PALE, QUIET, SIZE, Chart, altair
+from turnout.probe.style import BLUE, FAINT, ORANGE, PALE, QUIET, SIZE, Chart, altair, panel
 
 MOST_POINTS = 2000
 _SMOOTHED = 40  # a mean covers this part of the run
+_NARROWEST = 5
 
 
 def learning_curve(
@@ -28,7 +29,7 @@ def learning_curve(
         size: width and height.
     """
     alt = altair()
-    width = max(len(curve.training) // _SMOOTHED, 1) // 2 * 2 + 1
+    width = max(len(curve.training) // _SMOOTHED, _NARROWEST) // 2 * 2 + 1
     lines = {
         "training batch": curve.training,
         f"mean of {width} batches": curve.smoothed(width),
@@ -36,8 +37,13 @@ def learning_curve(
     }
     names = list(lines)
     scale = _scale(alt, curve, baselines)
-    x = alt.X("step:Q", title="optimiser steps", axis=alt.Axis(grid=False, tickCount=6))
-    y = alt.Y("bits:Q", title=unit, scale=scale, axis=alt.Axis(tickCount=7, domain=False))
+    x = alt.X(
+        "step:Q",
+        title="optimiser steps",
+        scale=alt.Scale(nice=False, zero=True),
+        axis=alt.Axis(grid=False, tickCount=6),
+    )
+    y = alt.Y("bits:Q", title=None, scale=scale, axis=alt.Axis(tickCount=7, domain=False))
     colour = alt.Color(
         "series:N",
         scale=alt.Scale(domain=names, range=[PALE, BLUE, ORANGE]),
@@ -47,16 +53,17 @@ def learning_curve(
         alt.Chart(_rows(alt, name, points)).encode(x=x, y=y, color=colour)
         for name, points in lines.items()
     )
-    title = alt.Title("Learning curve", subtitle=f"{unit}, lower is better")
     layers = [
         batches.mark_line(strokeWidth=1, clip=True),
-        *_rules(alt, baselines, scale),
+        *_rules(alt, curve, baselines, scale),
         means.mark_line(strokeWidth=2.5, clip=True),
-        held_out.mark_line(strokeWidth=1.2, strokeDash=[2, 3], clip=True),
-        held_out.mark_point(filled=True, size=70, opacity=1, clip=True),
-        *_last(alt, curve.validation, x, y),
+        held_out.mark_line(strokeWidth=1.2, strokeDash=[2, 3]),
+        held_out.mark_point(filled=True, size=70, opacity=1),
     ]
-    return alt.layer(*layers).properties(width=size[0], height=size[1], title=title)
+    drawn = alt.layer(*layers).properties(width=size[0], height=size[1])
+    note = "dashed: models that only count, on the same held-out text"
+    notes = [f"{unit}; lower is better", note if baselines else "held-out text is not trained on"]
+    return panel("Learning curve", notes, [drawn])
 
 
 def _scale(alt: Any, curve: Curve, baselines: Mapping[str, float]) -> Any:
@@ -70,30 +77,30 @@ def _scale(alt: Any, curve: Curve, baselines: Mapping[str, float]) -> Any:
     return alt.Scale(domain=[max(low - 0.12 * room, 0), high + 0.14 * room], nice=False)
 
 
-def _rules(alt: Any, baselines: Mapping[str, float], scale: Any) -> list[Chart]:
-    rows = [
-        {"bits": bits, "label": f"{printable(name)}: {bits:.2f}"}
-        for name, bits in baselines.items()
-    ]
-    if not rows:
-        return []
-    base = alt.Chart(alt.Data(values=rows)).encode(y=alt.Y("bits:Q", scale=scale))
-    text = base.mark_text(align="right", baseline="bottom", dy=-4, fontSize=SIZE, color=QUIET)
-    return [
-        base.mark_rule(strokeDash=[6, 4], color=FAINT, strokeWidth=1.5),
-        text.encode(x=alt.value("width"), text="label:N"),
-    ]
+def _rules(alt: Any, curve: Curve, baselines: Mapping[str, float], scale: Any) -> list[Chart]:
+    """A rule a baseline, its name where the curve is not."""
+    layers = []
+    for name, bits in baselines.items():
+        rows = [{"bits": bits, "label": f"{printable(name)}: {bits:.2f}"}]
+        base = alt.Chart(alt.Data(values=rows)).encode(y=alt.Y("bits:Q", scale=scale))
+        right = _passed(curve, bits)
+        place = (
+            {"align": "right", "baseline": "bottom", "dy": -5}
+            if right
+            else {"align": "left", "baseline": "top", "dy": 6, "dx": 4}
+        )
+        halo = base.mark_text(**place, fontSize=SIZE, stroke="white", strokeWidth=5)
+        text = base.mark_text(**place, fontSize=SIZE, color=QUIET)
+        x = alt.value("width") if right else alt.value(0)
+        layers.append(base.mark_rule(strokeDash=[6, 4], color=FAINT, strokeWidth=1.5))
+        layers += [mark.encode(x=x, text="label:N") for mark in (halo, text)]
+    return layers
 
 
-def _last(alt: Any, points: tuple[Point, ...], x: Any, y: Any) -> list[Chart]:
-    """The figure that the run ended with, under its point."""
-    rows = [{"step": p.step, "bits": p.bits, "label": f"{p.bits:.2f}"} for p in points[-1:]]
-    if not rows:
-        return []
-    mark = alt.Chart(alt.Data(values=rows)).mark_text(
-        align="right", baseline="top", dy=9, dx=4, fontSize=SIZE + 1, fontWeight="bold", color=INK
-    )
-    return [mark.encode(x=x, y=y, text="label:N")]
+def _passed(curve: Curve, bits: float) -> bool:
+    """Whether the second half of the run lies well below a baseline."""
+    points = curve.smoothed(9) or curve.validation
+    return max(point.bits for point in points[len(points) // 2 :]) < bits
 
 
 def _rows(alt: Any, series: str, points: Iterable[Point]) -> Any:

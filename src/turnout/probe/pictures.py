@@ -33,8 +33,8 @@ def run_picture(
         printable(title, 100), subtitle=printable(subtitle, 180), fontSize=24, subtitleFontSize=15
     )
     if not reading.layers:
-        return alt.hconcat(learning_curve(curve, baselines, unit, (860, 440))).properties(
-            title=whole
-        )
-    parts = learning_curve(curve, baselines, unit, (480, 520)), expert_map(reading)
-    return alt.hconcat(*parts, spacing=44).properties(title=whole)
+        parts = [learning_curve(curve, baselines, unit, (860, 440))]
+    else:
+        parts = [learning_curve(curve, baselines, unit, (440, 560)), expert_map(reading)]
+    drawn = alt.hconcat(*parts, spacing=44)
+    return drawn.resolve_scale(color="independent").properties(title=whole)

@@ -20,7 +20,7 @@ from turnout.probe.information import SHUFFLES, Information, entropy, lift
 SUFFIX = 4
 CONTEXT = 12
 MIN_COUNT = 16
-MOST = 8
+MOST = 12
 
 DEFINITIONS: Final[Mapping[str, str]] = {
     "assignment": "one token served by one expert of one layer (dropped choices are not counted); "

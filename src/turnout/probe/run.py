@@ -40,11 +40,18 @@ def draw(run_folder: Path, bits: Mapping[str, float] | None = None) -> tuple[Pat
     curve = read_curve(folder)
     config, model = load_run(checkpoint)
     data = pipeline.build(config)
-    reading = read(model, data.validation())
+    held_out = data.validation()
+    reading = read(model, held_out)
     known = baselines(config.objective, data) if bits is None else bits
     step = int(load_meta(checkpoint)["step"])
+    rows = sum(len(batch.row) for batch in held_out)
     chart = pictures.run_picture(
-        curve, known, reading, _title(config, curve, step), _subtitle(config, data), unit(config)
+        curve,
+        known,
+        reading,
+        _title(config, curve, step),
+        _subtitle(config, data, rows),
+        unit(config),
     )
     written = [pictures.save(chart, folder / PICTURE)]
     if reading.layers:
@@ -81,18 +88,19 @@ def _(objective: SpanConfig, data: Data) -> dict[str, float]:
 
 
 def _title(config: RunConfig, curve: Curve, step: int) -> str:
-    ended = f", {curve.validation[-1].bits:.2f} {unit(config)} on held-out text"
-    return f"{config.preset} after {step:,} steps{ended if curve.validation else ''}"
+    name = config.preset if config.model.moe is not None else f"{config.preset} (dense)"
+    ended = f", {curve.validation[-1].bits:.2f} {unit(config)}" if curve.validation else ""
+    return f"{name} after {step:,} steps{ended}{' on held-out text' if ended else ''}"
 
 
-def _subtitle(config: RunConfig, data: Data) -> str:
-    moe = config.model.moe
-    experts = "dense" if moe is None else f"{moe.num_experts} experts a sparse layer"
+def _subtitle(config: RunConfig, data: Data, rows: int) -> str:
+    moe, model = config.model.moe, config.model
+    parameters = f"{model.num_params():,} parameters"
+    sparse = "" if moe is None else f"{moe.num_experts} experts a sparse layer, "
+    active = "" if moe is None else f", {model.num_active_params():,} of them active for a token"
     return (
-        f"{experts}, {config.model.num_params():,} parameters, "
-        f"{config.model.num_active_params():,} of them active for a token; "
-        f"trained on {data.train_bytes:,} bytes, measured on {config.train.eval_rows} rows of "
-        "documents that it has not seen"
+        f"{sparse}{parameters}{active}; trained on {data.train_bytes:,} bytes, "
+        f"measured on {rows:,} rows of documents that it has not seen"
     )
 
 

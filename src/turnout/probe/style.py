@@ -1,7 +1,11 @@
 """How pictures look, and the library that draws them, which is an extra."""
 
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,7 +84,49 @@ def styled(chart: Chart) -> Chart:
     )
 
 
+def panel(title: str, subtitle: list[str], parts: Sequence[Chart]) -> Chart:
+    """``parts`` one below the other under a heading, whose subtitle is a line an item.
+
+    The heading stands over an empty view of its own: concatenated parts are aligned by their
+    first views, so that the headings of neighbours are level whatever stands over their axes.
+    """
+    alt = altair()
+    heading = alt.Title(title, subtitle=subtitle, offset=0, frame="group")
+    empty = alt.Chart(alt.Data(values=[{}])).mark_point(opacity=0)
+    head = empty.properties(width=1, height=1, title=heading)
+    return alt.vconcat(head, *parts, spacing=18).resolve_scale(color="independent")
+
+
 def save(chart: Chart, path: Path, scale: float = 2.0) -> Path:
     """Write a picture as PNG, ``scale`` pixels a unit of length; returns ``path``."""
-    styled(chart).save(str(path), format="png", scale_factor=scale)
+    drawn = BytesIO()
+    styled(chart).save(drawn, format="png", scale_factor=scale)
+    path.write_bytes(smaller(drawn.getvalue()))
     return path
+
+
+def smaller(png: bytes) -> bytes:
+    """The same picture with its data compressed as well as can be, to a third of the size.
+
+    A PNG is a signature of 8 bytes and chunks: length, kind, content, CRC of the last two.
+    """
+    chunks = list(_chunks(png))
+    pixels = zlib.decompress(b"".join(content for kind, content in chunks if kind == b"IDAT"))
+    first = next(index for index, (kind, _) in enumerate(chunks) if kind == b"IDAT")
+    others = [chunk for chunk in chunks if chunk[0] != b"IDAT"]
+    others.insert(first, (b"IDAT", zlib.compress(pixels, 9)))
+    return png[:8] + b"".join(
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in others
+    )
+
+
+def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = 8
+    while at < len(png):
+        size, kind = struct.unpack(">I4s", png[at : at + 8])
+        yield kind, png[at + 8 : at + 8 + size]
+        at += size + 12

@@ -1,0 +1,20 @@
+"""``turnout probe``: the picture of a run, and which expert reads what as JSON."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from turnout.cli.arguments import Parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    parser = Parser(
+        "turnout probe",
+        "Draw a run: its learning curve, and which expert reads what (picture.png, experts.json).",
+    )
+    parser.add_argument("run", metavar="RUN", help="a run's folder, or one of its step folders")
+    options = parser.parse(arguments)
+    from turnout.probe.run import draw
+
+    for path in draw(Path(options.run)):
+        print(path)
+    return 0
