@@ -5,6 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from turnout.config.errors import ConfigError
 from turnout.moe.products import BACKENDS, ProductShape, choose, grouped_product, usable
 
 COUNTS = {
@@ -125,3 +126,9 @@ def test_auto_takes_any_shape(d_in):
     rows, weight, offsets = problem(COUNTS["even"], torch.float32, d_in)
     out = grouped_product(rows, weight, offsets)
     assert torch.allclose(out[:16].double(), loop(rows, weight, COUNTS["even"])[:16], atol=1e-5)
+
+
+def test_a_backend_that_cannot_is_refused_in_one_line():
+    rows, weight, offsets = problem(COUNTS["even"], torch.float32, 3)
+    with pytest.raises(ConfigError, match=r"moe.product = 'grouped_mm'.*widths 3 and 16"):
+        grouped_product(rows, weight, offsets, "grouped_mm")

@@ -101,7 +101,9 @@ def _train(config: RunConfig, folder: Path, checkpoint: Path | None) -> int:
     session = open_session(config, checkpoint)
     header = (*run_header(session), f"folder     {folder}")
     hooks = [MetricsWriter(folder / "metrics.jsonl"), display()]
-    trainer = Trainer(config, session.state, session.data, session.objective, hooks, folder, header)
+    trainer = Trainer(
+        session.config, session.state, session.data, session.objective, hooks, folder, header
+    )
     try:
         evaluation = trainer.run()
     except KeyboardInterrupt:

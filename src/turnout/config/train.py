@@ -177,7 +177,6 @@ class TrainConfig:
     eval_rows: int = 128
     save_every: int = 500
     recompute: bool = False
-    compile: bool = False
 
     def __post_init__(self) -> None:
         whole = ("steps", "batch_rows", "micro_batches", "eval_every", "eval_rows", "save_every")

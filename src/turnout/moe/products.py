@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from turnout.config.errors import ConfigError
 from turnout.config.moe import ProductName
 
 
@@ -31,12 +32,20 @@ def grouped_product(
     Args:
         offsets: int32, the end of each expert's rows, ascending, at most N.
         backend: ``auto`` looks the choice up by static shapes.
+
+    Raises:
+        ConfigError: the backend named does not take this dtype and these widths.
     """
-    chosen = backend
-    if backend == "auto":
-        experts, d_in, d_out = weight.shape
-        shape = ProductShape(rows.shape[0], experts, d_in, d_out, rows.dtype, rows.device.type)
-        chosen = choose(shape).backend
+    experts, d_in, d_out = weight.shape
+    shape = ProductShape(rows.shape[0], experts, d_in, d_out, rows.dtype, rows.device.type)
+    chosen = choose(shape).backend if backend == "auto" else backend
+    if not usable(chosen, shape):
+        raise ConfigError(
+            "moe.product",
+            backend,
+            f"another for {rows.dtype} of widths {d_in} and {d_out}",
+            "'auto' chooses one that takes them",
+        )
     out: Tensor = torch.ops.turnout.grouped_product(rows, weight, offsets, False, chosen)
     return out
 

@@ -5,7 +5,6 @@ import torch
 from turnout.config.train import LossConfig
 from turnout.models.base import Model
 from turnout.moe.layer import MoELayer
-from turnout.moe.products import ProductShape, choose
 from turnout.train.session import Session
 from turnout.train.zero_gradient import ROUTER_TERMS, trainable_router
 
@@ -34,7 +33,7 @@ def run_header(session: Session) -> tuple[str, ...]:
         f"computing  {str(session.dtype).removeprefix('torch.')} ({session.dtype_reason}), "
         f"{torch.get_num_threads()} threads, dropout "
         + (f"{config.model.dropout:g}" if config.model.dropout else "OFF")
-        + f", recomputation {_on(train.recompute)}, compilation {_on(train.compile)}",
+        + f", recomputation {_on(train.recompute)}",
     )
 
 
@@ -70,7 +69,8 @@ def _sparse_lines(session: Session) -> tuple[str, ...]:
     moe, (_, first) = model.config.moe, layers[0]
     return (
         f"experts    {moe.num_experts} in each of {', '.join(name for name, _ in layers)}; router "
-        f"{moe.router.kind}, dispatcher {moe.dispatcher}, product {_product(session, first)}",
+        f"{moe.router.kind}, dispatcher {moe.dispatcher}, product {moe.product} "
+        f"({session.product_reason})",
         f"capacity   {_slots(first, training=True)} in training "
         f"(factor {_factor(moe.train_capacity_factor)}), {_slots(first, training=False)} in "
         f"evaluation; causal {_yes(all(layer.causal for _, layer in layers))}, "
@@ -81,18 +81,6 @@ def _sparse_lines(session: Session) -> tuple[str, ...]:
 def _slots(layer: MoELayer, *, training: bool) -> str:
     slots = layer.capacity.train if training else layer.capacity.evaluation
     return "dropless" if slots is None else f"{slots} slots an expert and group"
-
-
-def _product(session: Session, layer: MoELayer) -> str:
-    """The configured backend, or the one that ``auto`` takes for a micro-batch and why."""
-    moe = session.config.model.moe
-    if moe is None or moe.product != "auto":
-        return "none" if moe is None else moe.product
-    tokens = session.data.micro_batches(session.state.step)[0].decoder.ids.numel()
-    experts, d_in, d_out = layer.experts.w_in.shape
-    rows = tokens * layer.router.choices
-    choice = choose(ProductShape(rows, experts, d_in, d_out, session.dtype, "cpu"))
-    return f"{choice.backend} ({choice.why})"
 
 
 def _factor(factor: float | None) -> str:

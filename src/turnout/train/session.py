@@ -1,6 +1,6 @@
 """From a configuration or a run folder to everything that training and using a model needs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from turnout.data import pipeline
 from turnout.data.pipeline import Data
 from turnout.models.base import Model
 from turnout.models.build import build as build_model
+from turnout.moe.products import ProductShape, choose
 from turnout.objectives import LanguageObjective
 from turnout.train.precision import compute_dtype
 from turnout.train.state import TrainState, load_model, resume
@@ -21,7 +22,11 @@ from turnout.train.state import TrainState, load_model, resume
 
 @dataclass(frozen=True)
 class Session:
-    """A run, ready to train: its parts, the compute dtype and why it is that one."""
+    """A run, ready to train: its parts, and why its dtype and its product are what they are.
+
+    ``config`` names the product that ``auto`` chose, so that a checkpoint does and a resumed run
+    computes as the first one did.
+    """
 
     config: RunConfig
     data: Data
@@ -29,6 +34,7 @@ class Session:
     objective: LanguageObjective
     dtype: torch.dtype
     dtype_reason: str
+    product_reason: str
 
 
 def open_session(config: RunConfig, checkpoint: Path | None = None) -> Session:
@@ -39,16 +45,15 @@ def open_session(config: RunConfig, checkpoint: Path | None = None) -> Session:
     """
     set_threads(config)
     data = pipeline.build(config)
+    config, product_reason = with_product(config, data)
     model, dtype, reason = _built(config)
     if checkpoint is None:
         model.init_weights(config.train.seed)
     state = TrainState.fresh(config, model)
     if checkpoint is not None:
         resume(state, config, checkpoint)
-    if config.train.compile:
-        model.compile()
     objective = objectives.build(config.losses, config.model)
-    return Session(config, data, state, objective, dtype, reason)
+    return Session(config, data, state, objective, dtype, reason, product_reason)
 
 
 def saved_config(run: Path) -> RunConfig:
@@ -74,6 +79,24 @@ def set_threads(config: RunConfig) -> None:
     """Give torch as many threads as configured; 0 leaves its own choice."""
     if config.train.threads > 0:
         torch.set_num_threads(config.train.threads)
+
+
+def with_product(config: RunConfig, data: Data) -> tuple[RunConfig, str]:
+    """The configuration with the product that ``auto`` takes for a micro-batch, and why."""
+    moe = config.model.moe
+    if moe is None or moe.product != "auto":
+        return config, "as configured"
+    dtype, _ = compute_dtype(config.train.dtype, torch.device("cpu"))
+    batch = data.micro_batches(0)[0]
+    longer = batch.decoder if batch.encoder is None else batch.encoder
+    rows = longer.ids.numel() * moe.router.candidates
+    expert = moe.expert_ffn(config.model.feed_forward)
+    shape = ProductShape(
+        rows, moe.num_experts, config.model.d_model, expert.d_ff, dtype, longer.ids.device.type
+    )
+    choice = choose(shape)
+    model = replace(config.model, moe=replace(moe, product=choice.backend))
+    return replace(config, model=model), choice.why
 
 
 def _built(config: RunConfig) -> tuple[Model, torch.dtype, str]:
