@@ -7,6 +7,7 @@ from turnout.cli.arguments import Parser
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Draw a run and print the paths of what was written."""
     parser = Parser(
         "turnout probe",
         "Draw a run: its learning curve, and which expert reads what (picture.png, experts.json).",

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,17 @@ class Curve:
     validation: tuple[Point, ...]
 
     def smoothed(self, width: int) -> tuple[Point, ...]:
-        """Means of ``width`` (odd) neighbours; fewer at both ends, the same number either side."""
-        sums = [0.0]
-        for point in self.training:
-            sums.append(sums[-1] + point.bits)
-        last = len(self.training) - 1
-        means = []
-        for index, point in enumerate(self.training):
-            reach = min(width // 2, index, last - index)
-            total = sums[index + reach + 1] - sums[index - reach]
-            means.append(Point(point.step, total / (2 * reach + 1)))
-        return tuple(means)
+        """Means of ``width`` (odd) neighbouring training batches, at the step in their middle.
+
+        Only whole means: the first and the last ``width // 2`` steps have none.
+        """
+        sums = list(accumulate((point.bits for point in self.training), initial=0.0))
+        return tuple(
+            Point(point.step, (sums[index + width] - sums[index]) / width)
+            for index, point in enumerate(
+                self.training[width // 2 : len(self.training) - width // 2]
+            )
+        )
 
 
 def read_curve(run: Path) -> Curve:

@@ -32,13 +32,13 @@ def mutual_information(counts: Int64[np.ndarray, "A B"]) -> float:
     joint = counts / max(int(counts.sum()), 1)
     apart = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
     seen = counts > 0
-    return max(float((joint[seen] * np.log2(joint[seen] / apart[seen])).sum()), 0.0)
+    return max(0.0, float((joint[seen] * np.log2(joint[seen] / apart[seen])).sum()))
 
 
 def entropy(counts: Int64[np.ndarray, " A"]) -> float:
     """Bits of a label: the most that anything can tell of it; 0 for no counts."""
     share = counts[counts > 0] / max(int(counts.sum()), 1)
-    return max(float(-(share * np.log2(share)).sum()), 0.0)
+    return max(0.0, float(-(share * np.log2(share)).sum()))
 
 
 def shuffled_information(counts: Int64[np.ndarray, "A B"], shuffles: int = SHUFFLES) -> float:

@@ -69,10 +69,10 @@ def learning_curve(
 def _scale(alt: Any, curve: Curve, baselines: Mapping[str, float]) -> Any:
     """From a little below the best to a little above the worst baseline."""
     known = [*baselines.values(), *(point.bits for point in curve.validation)]
-    means = [point.bits for point in curve.smoothed(9)]
-    low = min([*known, *means])
+    means = [point.bits for point in curve.smoothed(_NARROWEST) or curve.training]
+    low = min([*known, *means], default=0.0)
     # Without baselines the first tenth of the run may leave the picture.
-    high = max([*known, *means[len(means) // 10 :]])
+    high = max([*known, *means[len(means) // 10 :]], default=1.0)
     room = max(high - low, 0.1)
     return alt.Scale(domain=[max(low - 0.12 * room, 0), high + 0.14 * room], nice=False)
 
@@ -98,9 +98,9 @@ def _rules(alt: Any, curve: Curve, baselines: Mapping[str, float], scale: Any) -
 
 
 def _passed(curve: Curve, bits: float) -> bool:
-    """Whether the second half of the run lies well below a baseline."""
-    points = curve.smoothed(9) or curve.validation
-    return max(point.bits for point in points[len(points) // 2 :]) < bits
+    """Whether the second half of the run lies below a baseline."""
+    points = curve.smoothed(_NARROWEST) or curve.training or curve.validation
+    return all(point.bits < bits for point in points[len(points) // 2 :])
 
 
 def _rows(alt: Any, series: str, points: Iterable[Point]) -> Any:
