@@ -1,5 +1,7 @@
 """The house rules, enforced; and each checker, shown to fail on a small bad source."""
 
+import re
+
 import pytest
 
 from tests.architecture import (
@@ -59,6 +61,19 @@ def test_import_arrows():
 def test_the_table_names_what_is_there():
     packages = {source.package for source in OURS}
     assert packages == ARROWS.keys() | OPEN
+
+
+def test_the_design_shows_the_table():
+    design = (ROOT / "docs" / "design.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", design, re.MULTILINE)
+    shown = {name: set(re.findall("`([a-z.]+)`", text.split(";")[0])) for name, text in rows}
+    shown = {name: names for name, names in shown.items() if name not in OPEN}
+    assert shown == {name: set(names) for name, names in ARROWS.items()}
+
+
+def test_the_readme_names_every_package():
+    named = set(re.findall(r"`src/turnout/(\w+)/`", (ROOT / "README.md").read_text()))
+    assert named == {path.parent.name for path in SOURCE.glob("*/__init__.py")}
 
 
 def test_no_imports_by_name():
