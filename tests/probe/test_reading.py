@@ -149,7 +149,8 @@ def test_a_real_model_agrees_with_its_own_statistics(objective: str, encoder: in
     with torch.no_grad():
         outputs = [model(each) for each in batches]
     kept = [
-        sum(part.kept.sum(0) for part in column) for column in zip(*(o.layers for o in outputs))
+        sum(part.kept.sum(0) for part in column)
+        for column in zip(*(o.layers for o in outputs), strict=True)
     ]
     assert [layer.name for layer in found.layers] == list(model.sparse_layers())
     assert [[e.assigned for e in layer.experts] for layer in found.layers] == [
