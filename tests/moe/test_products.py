@@ -1,12 +1,21 @@
 """Every backend of the grouped product against a loop, with poisoned scratch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from turnout.config.errors import ConfigError
-from turnout.moe.products import BACKENDS, ProductShape, choose, grouped_product, usable
+from turnout.moe.products import (
+    BACKENDS,
+    Choice,
+    ProductShape,
+    choose,
+    grouped_product,
+    usable,
+)
 
 COUNTS = {
     "even": [4, 4, 4, 4],
@@ -114,11 +123,13 @@ def test_operators_keep_torch_library_s_rules(backend):
 
 
 def test_the_choice_gives_its_reason():
-    narrow = ProductShape(64, 4, 6, 16, torch.float32, "cpu")
-    assert not usable("grouped_mm", narrow)
-    assert choose(narrow).backend == "slices" and "grouped_mm takes no" in choose(narrow).why
-    wide = ProductShape(64, 4, 8, 16, torch.float64, "cpu")
-    assert choose(wide).backend == "slices"
+    cpu = ProductShape(64, 4, 8, 16, torch.float32, "cpu")
+    assert choose(cpu) == Choice("slices", "fastest measured on CPUs")
+    device = replace(cpu, device="cuda")
+    assert choose(device).backend == "grouped_mm"
+    for narrow in (replace(device, d_in=6), replace(device, dtype=torch.float64)):
+        assert not usable("grouped_mm", narrow)
+        assert choose(narrow).backend == "slices" and "grouped_mm takes no" in choose(narrow).why
 
 
 @pytest.mark.parametrize("d_in", [3, 8])
