@@ -14,7 +14,7 @@ from turnout.probe import pictures
 from turnout.probe.characters import CLASSES
 from turnout.probe.curve import Curve, Point
 from turnout.probe.expert_map import shown_layers, sorted_experts
-from turnout.probe.learning_curve import MOST_POINTS
+from turnout.probe.learning_curve import MOST_POINTS, Frame, corner
 from turnout.probe.reading import LayerRecord, Reading, summarise
 from turnout.probe.style import smaller
 
@@ -114,7 +114,7 @@ def test_a_short_curve(tmp_path: Path, drawn: Curve):
 
 
 def test_a_long_run_is_thinned_out():
-    spec = pictures.learning_curve(curve(20_001), {}).to_dict()
+    spec = pictures.learning_curve(curve(6_001), {}).to_dict()
     lengths = [len(rows(spec, view)) for view in marks(spec, "line")]
     assert max(lengths) <= MOST_POINTS
     assert min(lengths) > MOST_POINTS / 2 - 1
@@ -126,6 +126,22 @@ def test_the_axis_leaves_out_the_first_steps():
     low, high = marks(spec, "line")[0]["encoding"]["y"]["scale"]["domain"]
     assert 1.4 < low < 1.9
     assert 4.7 < high < 5.5
+
+
+def test_the_name_of_a_rule_stands_where_the_curve_is_not():
+    # 100 steps from 5 bits down to 2 at the half, then flat; 15 letters are a quarter of 440 and
+    # two lines of text 28 / 440 of 5 bits, 0.32.
+    bits = [max(5 - 3 * step / 50, 2.0) for step in range(101)]
+    drawn = Curve(tuple(map(Point, range(101), bits)), ())
+    frame = Frame(1.0, 6.0, 100, (440, 440))
+    assert corner(drawn, 4.0, 15, frame) == ("right", True)
+    # Just below the flat half: above it on the right is the curve, below on the left is nothing.
+    assert corner(drawn, 1.9, 15, frame) == ("left", False)
+    # Just above it: the curve is below on the right only, and far away above.
+    assert corner(drawn, 2.1, 15, frame) == ("right", True)
+    # The held-out text counts as well: now it is in the way there.
+    held_out = Curve(drawn.training, tuple(Point(step, 2.3) for step in range(60, 101, 10)))
+    assert corner(held_out, 2.1, 15, frame) == ("left", False)
 
 
 def test_cells_are_log2_of_lift_within_8_times():

@@ -1,6 +1,7 @@
 """Loss against steps, beside what needs no model."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from turnout.probe.characters import printable
@@ -10,6 +11,7 @@ from turnout.probe.style import BLUE, FAINT, ORANGE, PALE, QUIET, SIZE, Chart, a
 MOST_POINTS = 2000
 _SMOOTHED = 40  # a mean covers this part of the run
 _NARROWEST = 5
+_LETTER = 7.5  # mean width of a letter
 
 
 def learning_curve(
@@ -36,14 +38,16 @@ def learning_curve(
         "held-out text": curve.validation,
     }
     names = list(lines)
-    scale = _scale(alt, curve, baselines)
+    frame = _frame(curve, baselines, size)
     x = alt.X(
         "step:Q",
         title="optimiser steps",
         scale=alt.Scale(nice=False, zero=True),
         axis=alt.Axis(grid=False, tickCount=6),
     )
-    y = alt.Y("bits:Q", title=None, scale=scale, axis=alt.Axis(tickCount=7, domain=False))
+    y = alt.Y(
+        "bits:Q", title=None, scale=_scale(alt, frame), axis=alt.Axis(tickCount=7, domain=False)
+    )
     colour = alt.Color(
         "series:N",
         scale=alt.Scale(domain=names, range=[PALE, BLUE, ORANGE]),
@@ -55,7 +59,7 @@ def learning_curve(
     )
     layers = [
         batches.mark_line(strokeWidth=1, clip=True),
-        *_rules(alt, curve, baselines, scale),
+        *_rules(alt, curve, baselines, frame),
         means.mark_line(strokeWidth=2.5, clip=True),
         held_out.mark_line(strokeWidth=1.2, strokeDash=[2, 3]),
         held_out.mark_point(filled=True, size=70, opacity=1),
@@ -66,7 +70,17 @@ def learning_curve(
     return panel("Learning curve", notes, [drawn])
 
 
-def _scale(alt: Any, curve: Curve, baselines: Mapping[str, float]) -> Any:
+@dataclass(frozen=True)
+class Frame:
+    """The part of the plane that is drawn: bits from ``low`` to ``high``, steps from 0."""
+
+    low: float
+    high: float
+    steps: int
+    size: tuple[int, int]
+
+
+def _frame(curve: Curve, baselines: Mapping[str, float], size: tuple[int, int]) -> Frame:
     """From a little below the best to a little above the worst baseline."""
     known = [*baselines.values(), *(point.bits for point in curve.validation)]
     means = [point.bits for point in curve.smoothed(_NARROWEST) or curve.training]
@@ -74,33 +88,52 @@ def _scale(alt: Any, curve: Curve, baselines: Mapping[str, float]) -> Any:
     # Without baselines the first tenth of the run may leave the picture.
     high = max([*known, *means[len(means) // 10 :]], default=1.0)
     room = max(high - low, 0.1)
-    return alt.Scale(domain=[max(low - 0.12 * room, 0), high + 0.14 * room], nice=False)
+    steps = max((p.step for p in (*curve.training, *curve.validation)), default=1)
+    return Frame(max(low - 0.12 * room, 0), high + 0.14 * room, steps, size)
 
 
-def _rules(alt: Any, curve: Curve, baselines: Mapping[str, float], scale: Any) -> list[Chart]:
+def _rules(alt: Any, curve: Curve, baselines: Mapping[str, float], frame: Frame) -> list[Chart]:
     """A rule a baseline, its name where the curve is not."""
     layers = []
+    scale = _scale(alt, frame)
     for name, bits in baselines.items():
-        rows = [{"bits": bits, "label": f"{printable(name)}: {bits:.2f}"}]
-        base = alt.Chart(alt.Data(values=rows)).encode(y=alt.Y("bits:Q", scale=scale))
-        right = _passed(curve, bits)
-        place = (
-            {"align": "right", "baseline": "bottom", "dy": -5}
-            if right
-            else {"align": "left", "baseline": "top", "dy": 6, "dx": 4}
-        )
+        label = f"{printable(name)}: {bits:.2f}"
+        base = alt.Chart(alt.Data(values=[{"bits": bits, "label": label}]))
+        base = base.encode(y=alt.Y("bits:Q", scale=scale))
+        side, above = corner(curve, bits, len(label), frame)
+        place = {
+            "align": side,
+            "dx": 4 if side == "left" else 0,
+            "baseline": "bottom" if above else "top",
+            "dy": -5 if above else 6,
+        }
         halo = base.mark_text(**place, fontSize=SIZE, stroke="white", strokeWidth=5)
         text = base.mark_text(**place, fontSize=SIZE, color=QUIET)
-        x = alt.value("width") if right else alt.value(0)
+        x = alt.value(0) if side == "left" else alt.value("width")
         layers.append(base.mark_rule(strokeDash=[6, 4], color=FAINT, strokeWidth=1.5))
         layers += [mark.encode(x=x, text="label:N") for mark in (halo, text)]
     return layers
 
 
-def _passed(curve: Curve, bits: float) -> bool:
-    """Whether the second half of the run lies below a baseline."""
-    points = curve.smoothed(_NARROWEST) or curve.training or curve.validation
-    return all(point.bits < bits for point in points[len(points) // 2 :])
+def corner(curve: Curve, bits: float, letters: int, frame: Frame) -> tuple[str, bool]:
+    """Where a rule's name hides least of the curve: its side, and whether above the rule."""
+    wide = frame.steps * min(letters * _LETTER / frame.size[0], 1)
+    tall = (frame.high - frame.low) * 2 * SIZE / frame.size[1]
+
+    def hidden(place: tuple[str, bool]) -> int:
+        side, above = place
+        left = 0.0 if side == "left" else frame.steps - wide
+        bottom = bits if above else bits - tall
+        points = (*curve.smoothed(_NARROWEST), *curve.validation)
+        return sum(
+            left <= p.step <= left + wide and bottom <= p.bits <= bottom + tall for p in points
+        )
+
+    return min((("right", True), ("left", False), ("right", False), ("left", True)), key=hidden)
+
+
+def _scale(alt: Any, frame: Frame) -> Any:
+    return alt.Scale(domain=[frame.low, frame.high], nice=False)
 
 
 def _rows(alt: Any, series: str, points: Iterable[Point]) -> Any:
