@@ -1,10 +1,13 @@
 """Generation: the same alone and in a batch, the same as without a cache, and its refusals."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.models.cases import CASES, LENGTH, MODERN, T5, batch_of
 from turnout.config.errors import UserError
+from turnout.config.moe import DocumentGroup, RowsGroup
 from turnout.data.batch import Stream
 from turnout.generate import GenerateOptions, generate
 from turnout.generate.prompts import left_padded
@@ -142,3 +145,14 @@ def test_answers_in_bf16() -> None:
     model.init_weights(0)
     (answer,) = generate(model, [[4, 5, 6]], GenerateOptions(5))
     assert len(answer) == 5
+
+
+@pytest.mark.parametrize("group", [RowsGroup(), RowsGroup(2), DocumentGroup()])
+@pytest.mark.parametrize("family", ["sparse_glam", "switch"])
+def test_generation_drops_nothing_even_where_evaluation_may(family, group) -> None:
+    """Under a cache a pass sees part of a routing group, and a group is never cut."""
+    config = CASES[family]
+    tight = replace(config.moe, eval_capacity_factor=0.25, min_capacity=1, group=group)
+    bounded, dropless = build(replace(config, moe=tight)), ready(family)
+    bounded.init_weights(0)
+    assert generate(bounded, PROMPTS[:3], SAMPLED) == generate(dropless, PROMPTS[:3], SAMPLED)

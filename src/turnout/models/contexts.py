@@ -5,7 +5,7 @@ it twice.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import final
 
@@ -76,8 +76,8 @@ class ByDocument(Grouping):
 class Contexts:
     """Makes the contexts of a model: ``whole`` rows, or the ``steps`` taken under a cache.
 
-    A step sees a few tokens of every row, so there each row is a group of its own: evaluation
-    drops nothing, and counts add up to the same sums.
+    A step sees a few tokens of every row, so there each row is a group of its own, and a part of
+    one: nothing is dropped, and counts add up to the same sums.
     """
 
     whole: Grouping
@@ -90,7 +90,9 @@ class Contexts:
 
     def context(self, stream: Stream, batch: Batch, *, cached: bool) -> RoutingContext:
         """The context of ``stream`` in a pass with or without a cache."""
-        return (self.steps if cached else self.whole).context(stream, batch)
+        if cached:
+            return replace(self.steps.context(stream, batch), partial=True)
+        return self.whole.context(stream, batch)
 
 
 @singledispatch

@@ -13,7 +13,7 @@ from turnout.config.errors import UserError
 from turnout.pytree import pytree
 
 
-@pytree(static=("num_groups", "groups_per_block", "progress"))
+@pytree(static=("num_groups", "groups_per_block", "progress", "partial"))
 @dataclass(frozen=True)
 class RoutingContext:
     """Everything about the tokens of one stack that routing may depend on.
@@ -30,6 +30,8 @@ class RoutingContext:
         token_ids: vocabulary ids, for routers that read them.
         labels: one integer a row (domain, language or task), for routers that read it.
         progress: share of the run that is done, in [0, 1], for routers that anneal.
+        partial: the groups continue outside these tokens, as under a KV cache. A group is never
+            cut, so no capacity applies and nothing is dropped.
     """
 
     mask: Bool[Tensor, "B S"]
@@ -41,6 +43,7 @@ class RoutingContext:
     token_ids: Int[Tensor, "B S"] | None = None
     labels: Int[Tensor, " B"] | None = None
     progress: float = 0.0
+    partial: bool = False
 
     @staticmethod
     def of(mask: Bool[Tensor, "B S"]) -> "RoutingContext":

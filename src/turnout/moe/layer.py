@@ -128,6 +128,7 @@ class MoELayer(nn.Module):
 
     def _grant(self, assignment: Assignment, context: RoutingContext) -> Granted:
         capacity = self.capacity.train if self.training else self.capacity.evaluation
+        capacity = None if context.partial else capacity
         group = context.group.flatten()
         bounded = capacity is not None or self.router.at_most is not None
         priority = self.priority if self.training else self.priority.noiseless()
