@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.models.cases import CASES, LENGTH, MODERN, T5, batch_of
+from tests.models.cases import CASES, LENGTH, MODERN, T5, batch_for, batch_of
 from turnout.config.errors import UserError
 from turnout.config.moe import DocumentGroup, RowsGroup
 from turnout.data.batch import Stream
@@ -153,6 +153,15 @@ def test_generation_drops_nothing_even_where_evaluation_may(family, group) -> No
     """Under a cache a pass sees part of a routing group, and a group is never cut."""
     config = CASES[family]
     tight = replace(config.moe, eval_capacity_factor=0.25, min_capacity=1, group=group)
-    bounded, dropless = build(replace(config, moe=tight)), ready(family)
-    bounded.init_weights(0)
-    assert generate(bounded, PROMPTS[:3], SAMPLED) == generate(dropless, PROMPTS[:3], SAMPLED)
+    model = build(replace(config, moe=tight))
+    model.init_weights(0)
+    unrouted: list[int] = []
+    for layer in model.sparse_layers().values():
+        layer.register_forward_hook(
+            lambda _, inputs, outputs: unrouted.append(int(outputs[1].unrouted.sum()))
+        )
+    generate(model, PROMPTS[:3], GenerateOptions(4))
+    assert len(unrouted) >= 4 and not any(unrouted)
+    if group == RowsGroup():  # and without a cache the capacity holds
+        model.eval()(batch_for(model.config, [16, 16], [16, 16]))
+        assert any(unrouted)
