@@ -93,6 +93,16 @@ def test_typical_tokens_and_contexts_by_hand():
     assert layer.experts[0].contexts[0].example == "abcxa"
 
 
+def test_the_most_typical_comes_first_and_ties_go_to_the_more_frequent():
+    # Expert 0 reads 40 b of 60, all 20 c and all 30 a; the other 20 b go to expert 1.
+    text = b"b" * 60 + b"c" * 20 + b"a" * 30
+    served = [[0]] * 40 + [[1]] * 20 + [[0]] * 50
+    typical = summarise([record(text, served)]).layers[0].experts[0].tokens
+    # Expert 0 has 90 of 110: a and c at 110 / 90, b at (40 / 90) / (60 / 110).
+    assert [(t.text, t.count) for t in typical] == [("a", 30), ("c", 20), ("b", 40)]
+    assert [t.lift for t in typical] == pytest.approx([110 / 90, 110 / 90, 40 * 110 / 90 / 60])
+
+
 def test_rare_tokens_are_not_typical():
     text = b"a" * (reading.MIN_COUNT - 1)
     layer = summarise([record(text, [[0]] * len(text))]).layers[0]

@@ -63,7 +63,7 @@ def lift(counts: Int64[np.ndarray, "A B"]) -> Float64[np.ndarray, "A B"]:
     nan where a or b does not occur at all.
     """
     row, column = counts.sum(1, keepdims=True), counts.sum(0, keepdims=True)
-    expected = row * column / max(int(counts.sum()), 1)
     out = np.full(counts.shape, np.nan)
-    np.divide(counts, expected, out=out, where=expected > 0)
+    # One division of whole numbers: equal ratios are equal floats, so that ties are ties.
+    np.divide(counts * int(counts.sum()), row * column, out=out, where=row * column > 0)
     return out

@@ -57,12 +57,14 @@ def learning_curve(
         alt.Chart(_rows(alt, name, points)).encode(x=x, y=y, color=colour)
         for name, points in lines.items()
     )
+    rules, names_of_rules = _rules(alt, curve, baselines, frame)
     layers = [
         batches.mark_line(strokeWidth=1, clip=True),
-        *_rules(alt, curve, baselines, frame),
+        *rules,
         means.mark_line(strokeWidth=2.5, clip=True),
         held_out.mark_line(strokeWidth=1.2, strokeDash=[2, 3]),
         held_out.mark_point(filled=True, size=70, opacity=1),
+        *names_of_rules,
     ]
     drawn = alt.layer(*layers).properties(width=size[0], height=size[1])
     note = "dashed: models that only count, on the same held-out text"
@@ -92,9 +94,11 @@ def _frame(curve: Curve, baselines: Mapping[str, float], size: tuple[int, int]) 
     return Frame(max(low - 0.12 * room, 0), high + 0.14 * room, steps, size)
 
 
-def _rules(alt: Any, curve: Curve, baselines: Mapping[str, float], frame: Frame) -> list[Chart]:
-    """A rule a baseline, its name where the curve is not."""
-    layers = []
+def _rules(
+    alt: Any, curve: Curve, baselines: Mapping[str, float], frame: Frame
+) -> tuple[list[Chart], list[Chart]]:
+    """A rule a baseline, and its name where the curve is not (legible over it all the same)."""
+    rules, names = [], []
     scale = _scale(alt, frame)
     for name, bits in baselines.items():
         label = f"{printable(name)}: {bits:.2f}"
@@ -110,9 +114,9 @@ def _rules(alt: Any, curve: Curve, baselines: Mapping[str, float], frame: Frame)
         halo = base.mark_text(**place, fontSize=SIZE, stroke="white", strokeWidth=5)
         text = base.mark_text(**place, fontSize=SIZE, color=QUIET)
         x = alt.value(0) if side == "left" else alt.value("width")
-        layers.append(base.mark_rule(strokeDash=[6, 4], color=FAINT, strokeWidth=1.5))
-        layers += [mark.encode(x=x, text="label:N") for mark in (halo, text)]
-    return layers
+        rules.append(base.mark_rule(strokeDash=[6, 4], color=FAINT, strokeWidth=1.5))
+        names += [mark.encode(x=x, text="label:N") for mark in (halo, text)]
+    return rules, names
 
 
 def corner(curve: Curve, bits: float, letters: int, frame: Frame) -> tuple[str, bool]:
