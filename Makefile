@@ -33,14 +33,14 @@ test-slow: $(STAMP) ## the slow tests
 	$(TEST) -m "$(SLOW)"
 
 check: $(STAMP) ## style, formatting, types, architecture
-	$(BIN)/ruff check src tests examples
-	$(BIN)/ruff format --check src tests examples
+	$(BIN)/ruff check src tests examples benchmarks
+	$(BIN)/ruff format --check src tests examples benchmarks
 	$(BIN)/mypy --strict src
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_architecture.py
 
 format: $(STAMP) ## rewrite the code in the style that check asks for
-	$(BIN)/ruff check --fix src tests examples
-	$(BIN)/ruff format src tests examples
+	$(BIN)/ruff check --fix src tests examples benchmarks
+	$(BIN)/ruff format src tests examples benchmarks
 
 clean: ## remove caches and build outputs; runs and .venv stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

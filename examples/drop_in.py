@@ -8,10 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from turnout import FeedForwardConfig, MoEConfig, RoutingContext, build_layer
-from turnout.moe.losses import BALANCE_FORMS, load_balancing_loss
-from turnout.moe.stats import LayerStats
-from turnout.objectives.scopes import group_sums
+from turnout import (
+    FeedForwardConfig,
+    LayerStats,
+    MoEConfig,
+    RoutingContext,
+    build_layer,
+    router_losses,
+)
 
 LETTERS, KEYS, LENGTH = 16, 4, 12
 
@@ -23,20 +27,12 @@ class SparseBlock(nn.Module):
         self.attention = nn.MultiheadAttention(d_model, heads, batch_first=True)
         moe = MoEConfig(num_experts, train_capacity_factor=None)  # drops no token
         self.moe = build_layer(moe, d_model=d_model, feed_forward=FeedForwardConfig(4 * d_model))
-        self.moe.init_weights()
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, LayerStats]:
         normed = self.norm1(x)
         x = x + self.attention(normed, normed, normed, key_padding_mask=~mask)[0]
         y, stats, _ = self.moe(self.norm2(x), RoutingContext.of(mask))
         return x + y, stats
-
-
-def router_losses(stats: LayerStats) -> Tensor:
-    """0.01 times the load balancing loss, plus 0.001 times the router z-loss."""
-    form = BALANCE_FORMS["switch"]
-    balance = load_balancing_loss(group_sums(stats), choices=stats.choices, form=form).mean()
-    return 0.01 * balance + 0.001 * stats.router.z.sum() / stats.router.tokens.sum()
 
 
 class Decipher(nn.Module):

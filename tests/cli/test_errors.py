@@ -94,3 +94,14 @@ def test_a_folder_with_a_run_is_not_overwritten(turnout: Turnout, tmp_path: Path
     result = turnout("train", "--out", "old")
     assert result.code == 2
     assert "--out old: already holds a run; continue it with --resume old" in result.err
+
+
+def test_the_next_command_is_one_that_works_here(monkeypatch, tmp_path):
+    from turnout.cli.arguments import command
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [str(tmp_path / ".venv" / "bin" / "turnout"), "train"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert command() == ".venv/bin/turnout"
+    monkeypatch.setattr("sys.argv", ["/somewhere/pytest"])
+    assert command() == "turnout"

@@ -29,7 +29,7 @@ def test_a_run_from_training_to_text(
     assert f"next: turnout generate {run} --prompt" in trained.out
     if objective == "causal":
         assert "order-5 n-gram" in trained.out
-        assert "order-0 n-gram" in trained.out
+        assert "byte frequencies (order 0)" in trained.out
         assert "three prompts, completed:" in trained.out
         assert "    class " in trained.out
     else:

@@ -30,8 +30,12 @@ def check_compiled(layer, backend):
                 assert relative_error(one, two) < 1e-5
 
 
+FAST = ("switch_jitter", "top_2", "noisy_top_2", "ntlb")
+TIERS = [pytest.param(n, marks=[] if n in FAST else [pytest.mark.slow]) for n in ROUTERS]
+
+
 @pytest.mark.parametrize("capacity", [None, 1.0])
-@pytest.mark.parametrize("name", ROUTERS)
+@pytest.mark.parametrize("name", TIERS)
 def test_one_graph_for_all_counts(name, capacity):
     layer = small_layer(ROUTERS[name], group_tokens=16, train_capacity_factor=capacity).train()
     check_compiled(layer, "aot_eager")

@@ -23,9 +23,9 @@ from tests.objectives.cases import (
 )
 from turnout.config.errors import UserError
 from turnout.config.routers import SwitchRouter, TopKRouter
-from turnout.moe.losses import BALANCE_FORMS, load_balancing_loss
+from turnout.moe.losses import BALANCE_FORMS, LossSums, load_balancing_loss
 from turnout.objectives import LanguageObjective, StepSums
-from turnout.objectives.scopes import group_sums, whole
+from turnout.objectives.scopes import whole
 
 TOLERANCE = 1e-5  # of each tensor's largest entry
 GROUPS = {"row": RowsGroup(), "document": DocumentGroup()}
@@ -168,7 +168,7 @@ def test_averaging_micro_batch_losses_is_another_loss():
     def balance(sums):
         return load_balancing_loss(sums, choices=1, form=form).sum()
 
-    own = [whole(group_sums(model(batch).layers[0])) for batch in batches]
+    own = [whole(LossSums.of(model(batch).layers[0])) for batch in batches]
     averaged = sum(balance(sums) for sums in own) / len(own)
     direct = balance(StepSums.collect([model(batch).layers for batch in batches]).layers[0])
     assert exact.terms["balance"] == pytest.approx(float(direct), rel=1e-6)
@@ -188,7 +188,7 @@ def test_the_linearised_gradient_is_the_gradient_of_the_whole():
     model = build(sparse(TopKRouter(2), 1.0, RowsGroup()))
     batches = cut(8)
     stats = model(batches[0]).layers[0]
-    sums = whole(group_sums(stats))
+    sums = whole(LossSums.of(stats))
     form = BALANCE_FORMS["switch"]
     value = load_balancing_loss(sums, choices=2, form=form).sum()
     weight = model.sparse_layers()["decoder.1.moe"].router.weight

@@ -2,7 +2,11 @@
 
 import argparse
 import difflib
+import os
+import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from turnout.config import io
@@ -42,6 +46,14 @@ class Parser(argparse.ArgumentParser):
         names |= {name: name for name in options}
         close = difflib.get_close_matches(bare, names, n=1, cutoff=0.7)
         return f"did you mean {names[close[0]]}?" if close else f"see `{self.prog} --help`"
+
+
+def command() -> str:
+    """``turnout``, or the path it was called by where a shell would not find it by name."""
+    called = Path(sys.argv[0])
+    if called.name != "turnout" or shutil.which("turnout") is not None:
+        return "turnout"
+    return os.path.relpath(called)
 
 
 def split_dotted(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -1,14 +1,15 @@
 """What a finished run says: how well it does, beside what needs no model, and what to type next."""
 
+from collections.abc import Mapping
 from functools import singledispatch
 from pathlib import Path
 
+from turnout.cli.arguments import command
 from turnout.cli.lengths import room
 from turnout.cli.samples import answer
 from turnout.config.errors import UserError
 from turnout.config.generation import GenerateOptions
 from turnout.config.train import CausalConfig, SpanConfig
-from turnout.data.pipeline import Data
 from turnout.data.tokenizers import ByteTokenizer
 from turnout.train.report import Evaluation
 from turnout.train.session import Session
@@ -20,21 +21,31 @@ BLANKS = (
     "        return ___.read()\n",
 )
 SHORT_BLANKS = ("def ___(self):\n    return ___.___\n",)
-NGRAM_ORDER = 5
 NEW_TOKENS = 96
 TEMPERATURE = 0.5
 
 
-def closing(session: Session, evaluation: Evaluation, folder: Path) -> str:
-    """Validation figures beside the baselines on the same split, samples, the next command."""
+def closing(
+    session: Session,
+    evaluation: Evaluation,
+    folder: Path,
+    baselines: Mapping[str, float],
+    picture: str,
+) -> str:
+    """Validation figures beside the baselines on the same split, samples, the next command.
+
+    ``baselines`` are bits per byte of text, as ``probe.run.baselines`` measures them;
+    ``picture`` says where the run's picture is.
+    """
     objective = session.config.objective
     lines = [
         "",
         f"validation loss {evaluation.loss:.4f} nats a target ({evaluation.targets:,} targets, "
         f"dropless), after {evaluation.step} steps",
-        *_beside(objective, session.data, evaluation),
+        *_beside(evaluation, baselines),
         "",
         *samples(session),
+        picture,
         f"next: {_next(objective, folder)}",
     ]
     return "\n".join(lines) + "\n"
@@ -64,28 +75,13 @@ def _indented(text: str) -> list[str]:
     return [f"    {line}" for line in text.splitlines()]
 
 
-@singledispatch
-def _beside(objective: object, data: Data, evaluation: Evaluation) -> list[str]:
-    raise TypeError(f"no baseline for {type(objective).__name__}")
+def _beside(evaluation: Evaluation, baselines: Mapping[str, float]) -> list[str]:
+    rows = {"this model": evaluation.bits, **dict(sorted(baselines.items(), key=_bits))}
+    return [f"  {name:<28}{bits:.3f} bits per byte" for name, bits in rows.items()]
 
 
-@_beside.register
-def _(objective: CausalConfig, data: Data, evaluation: Evaluation) -> list[str]:
-    orders = data.ngram_bits(NGRAM_ORDER)
-    return [
-        f"  this model          {evaluation.bits:.3f} bits per byte",
-        f"  order-{NGRAM_ORDER} n-gram      {orders[-1]:.3f}",
-        f"  order-0 n-gram      {orders[0]:.3f}",
-    ]
-
-
-@_beside.register
-def _(objective: SpanConfig, data: Data, evaluation: Evaluation) -> list[str]:
-    return [
-        f"  this model          {evaluation.loss:.3f} nats a target, "
-        f"{evaluation.bits:.3f} bits per hidden byte",
-        f"  token frequencies   {data.unigram_nats():.3f} nats a target",
-    ]
+def _bits(baseline: tuple[str, float]) -> float:
+    return baseline[1]
 
 
 @singledispatch
@@ -125,9 +121,9 @@ def _next(objective: object, folder: Path) -> str:
 
 @_next.register
 def _(objective: CausalConfig, folder: Path) -> str:
-    return f'turnout generate {folder} --prompt "def main("'
+    return f'{command()} generate {folder} --prompt "def main("'
 
 
 @_next.register
 def _(objective: SpanConfig, folder: Path) -> str:
-    return f'turnout generate {folder} --prompt "for i in ___(10):"'
+    return f'{command()} generate {folder} --prompt "for i in ___(10):"'

@@ -2,10 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from turnout.cli.arguments import Parser, flat, option_names, split_dotted
+from turnout.cli.arguments import Parser, command, flat, option_names, split_dotted
 from turnout.cli.lengths import forward_flops
 from turnout.cli.resolve import add_options, fresh_folder, resolve
 from turnout.config import io
@@ -93,6 +93,7 @@ def _resume(options: argparse.Namespace, dotted: dict[str, str]) -> int:
 def _train(config: RunConfig, folder: Path, checkpoint: Path | None) -> int:
     from turnout.cli.closing import closing
     from turnout.cli.display import display
+    from turnout.probe.run import baselines
     from turnout.train.header import run_header
     from turnout.train.hooks.metrics import MetricsWriter
     from turnout.train.session import open_session
@@ -109,8 +110,19 @@ def _train(config: RunConfig, folder: Path, checkpoint: Path | None) -> int:
     except KeyboardInterrupt:
         print(_interrupted(folder, session.state.step), file=sys.stderr)
         return 130
-    print(closing(session, evaluation, folder), end="")
+    bits = baselines(config.objective, session.data)
+    print(closing(session, evaluation, folder, bits, _picture(folder, bits)), end="")
     return 0
+
+
+def _picture(folder: Path, bits: Mapping[str, float]) -> str:
+    from turnout.probe import pictures
+    from turnout.probe.run import draw
+    from turnout.probe.style import INSTALL
+
+    if not pictures.available():
+        return f"no picture was drawn; for one: {INSTALL}, then {command()} probe {folder}"
+    return f"picture: {draw(folder, bits)[0]}"
 
 
 def _interrupted(folder: Path, step: int) -> str:
@@ -121,5 +133,5 @@ def _interrupted(folder: Path, step: int) -> str:
         return f"interrupted after step {step}; no checkpoint was written yet"
     return (
         f"interrupted after step {step}; the checkpoint of step {saved[-1][0]} is kept: "
-        f"turnout train --resume {folder}"
+        f"{command()} train --resume {folder}"
     )

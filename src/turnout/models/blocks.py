@@ -173,6 +173,7 @@ class SparseSublayer(FeedForwardSublayer):
             index=shape.first_index + layer,
             group_tokens=grouping(moe.group).tokens(shape.length),
             decoder=shape.causal,
+            initialise=False,
         )
         self.dropout = nn.Dropout(shape.dropout)
         self.extra = DenseSublayer(shape) if moe.extra_ffn else None

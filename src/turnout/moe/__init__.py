@@ -5,6 +5,7 @@ from turnout.moe.build import build_layer
 from turnout.moe.context import RoutingContext
 from turnout.moe.experts import Experts
 from turnout.moe.layer import CapacityRule, MoELayer
+from turnout.moe.losses import router_losses
 from turnout.moe.record import RoutingRecord
 from turnout.moe.routers import Router, build_router
 from turnout.moe.stats import LayerDecision, LayerStats, RouterStats
@@ -22,4 +23,5 @@ __all__ = [
     "RoutingRecord",
     "build_layer",
     "build_router",
+    "router_losses",
 ]

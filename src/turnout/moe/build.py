@@ -21,8 +21,9 @@ def build_layer(
     index: int = 0,
     group_tokens: int | None = None,
     decoder: bool = False,
+    initialise: bool = True,
 ) -> MoELayer:
-    """A sparse layer of width ``d_model``; weights are empty until ``init_weights``.
+    """A sparse layer of width ``d_model``, with its initial weights.
 
     Args:
         feed_forward: the stack's dense network; the experts' shape unless the configuration
@@ -30,6 +31,8 @@ def build_layer(
         index: number of the layer in the model, unique; it salts the layer's noise.
         group_tokens: configured tokens of a routing group; capacity follows from it.
         decoder: refuse routing that lets a token depend on later ones.
+        initialise: draw the initial weights from torch's generator; without, they are empty
+            until ``init_weights``.
 
     Raises:
         ConfigError: a capacity factor without ``group_tokens``; a decoder with routing that is
@@ -60,15 +63,23 @@ def build_layer(
         name=name,
         stack=stack,
     )
-    if decoder and not layer.causal and not config.allow_future_routing:
-        raise ConfigError(
-            "moe.priority",
-            config.priority,
-            "'token' in a decoder with a capacity, or tokens are dropped because of later ones",
-            "set moe.priority = 'token', drop the capacity factors, or allow the leak in so many "
-            "words with moe.allow_future_routing = true",
-        )
+    if decoder:
+        _refuse_future_routing(layer, config)
+    if initialise:
+        layer.init_weights()
     return layer
+
+
+def _refuse_future_routing(layer: MoELayer, config: MoEConfig) -> None:
+    if layer.causal or config.allow_future_routing:
+        return
+    raise ConfigError(
+        "moe.priority",
+        config.priority,
+        "'token' in a decoder with a capacity, or tokens are dropped because of later ones",
+        "set moe.priority = 'token', drop the capacity factors, or allow the leak in so many "
+        "words with moe.allow_future_routing = true",
+    )
 
 
 def _capacity_rule(config: MoEConfig, group_tokens: int | None) -> CapacityRule:

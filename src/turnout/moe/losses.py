@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from turnout.config.train import BalanceVariant
+from turnout.moe.stats import LayerStats
 from turnout.pytree import pytree
 
 
@@ -28,6 +30,19 @@ class LossSums:
     probability: Float[Tensor, "G E"]
     weight: Float[Tensor, "G E"]
     load: Float[Tensor, "G E"]
+
+    @staticmethod
+    def of(stats: LayerStats) -> "LossSums":
+        """The sums of one layer, a row a routing group, with gradient."""
+        router = stats.router
+        return LossSums(
+            tokens=router.tokens,
+            assigned=router.assigned,
+            first_choice=router.first_choice,
+            probability=router.probability,
+            weight=router.weight,
+            load=router.load,
+        )
 
 
 @dataclass(frozen=True)
@@ -77,6 +92,26 @@ def load_balancing_loss(sums: LossSums, *, choices: int, form: BalanceForm) -> F
         "one_over_experts": 1 / experts,
     }[form.normaliser]
     return scale * (counts / tokens * (sums.probability / tokens)).sum(1)
+
+
+def router_losses(
+    stats: LayerStats,
+    *,
+    balance: float = 0.01,
+    router_z: float = 0.001,
+    variant: BalanceVariant = "switch",
+) -> Float[Tensor, ""]:
+    """Both usual losses of one layer in a plain training loop, weighted and ready to add.
+
+    The load balancing loss is averaged over the routing groups that hold tokens, the router
+    z-loss over tokens; coefficients as in Switch Transformers and ST-MoE. With several
+    micro-batches or ranks a step use ``turnout.objectives``, which divides by whole-step counts.
+    """
+    form = BALANCE_FORMS[variant]
+    balanced = load_balancing_loss(LossSums.of(stats), choices=stats.choices, form=form)
+    groups = (stats.router.tokens > 0).sum().clamp(min=1)
+    tokens = stats.router.tokens.sum().clamp(min=1)
+    return balance * balanced.sum() / groups + router_z * stats.router.z.sum() / tokens
 
 
 def importance_loss(sums: LossSums) -> Float[Tensor, " G"]:

@@ -25,7 +25,7 @@ from turnout.moe.losses import (
 )
 from turnout.moe.stats import LayerStats
 from turnout.objectives.report import LossReport, Terms
-from turnout.objectives.scopes import Phi, StepSums, group_sums, linearised, whole
+from turnout.objectives.scopes import Phi, StepSums, linearised, whole
 from turnout.objectives.totals import Totals
 
 
@@ -139,7 +139,7 @@ def _scoped_value(
     phi: Phi, stats: LayerStats, totals: Totals, scope: Scope, at: LossSums | None
 ) -> Float[Tensor, ""]:
     """A micro-batch's share of one layer's term, in the scope asked for."""
-    stack, local = totals.stack(stats.stack), group_sums(stats)
+    stack, local = totals.stack(stats.stack), LossSums.of(stats)
     if scope != "group" and (at is not None or totals.batches == 1):
         point = whole(local) if at is None else at
         return linearised(phi, local, point, stack.tokens)

@@ -32,23 +32,10 @@ class StepSums:
         """Adds the layers' statistics over micro-batches."""
         return StepSums(
             tuple(
-                _added([whole(group_sums(stats)) for stats in layer])
+                _added([whole(LossSums.of(stats)) for stats in layer])
                 for layer in zip(*parts, strict=True)
             )
         )
-
-
-def group_sums(stats: LayerStats) -> LossSums:
-    """The sums a loss reads, a row a routing group, with gradient."""
-    router = stats.router
-    return LossSums(
-        tokens=router.tokens,
-        assigned=router.assigned,
-        first_choice=router.first_choice,
-        probability=router.probability,
-        weight=router.weight,
-        load=router.load,
-    )
 
 
 def whole(sums: LossSums) -> LossSums:

@@ -188,7 +188,7 @@ def _heat(
 
 
 def _log2(value: float) -> float:
-    return max(math.log2(value), -_LIMIT) if value > 0 else -float(_LIMIT)
+    return max(math.log2(value), -float(_LIMIT)) if value > 0 else -float(_LIMIT)
 
 
 def _loads(alt: Any, chosen: list[ExpertReading], order: list[str], even: float) -> Chart:
