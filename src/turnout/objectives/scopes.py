@@ -7,11 +7,12 @@ losses is a different function: on domain-sorted text it more than doubles.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils import _pytree
 
 from turnout.moe.losses import LossSums
 from turnout.moe.stats import LayerStats
@@ -61,15 +62,13 @@ def linearised(phi: Phi, local: LossSums, at: LossSums, tokens: int) -> Float[Te
         local: this part's sums, a row a group, with gradient.
         at: one row, the sums at which phi is linearised.
     """
-    seen = int(at.tokens.sum())
-    if tokens == 0 or seen == 0:
+    if tokens == 0:
         return local.probability.new_zeros(())
     here = whole(local)
-    scale = tokens / seen
+    scale = tokens / at.tokens.sum().clamp(min=1).double()
     point = [(values.detach().double() * scale).requires_grad_() for values in _floats(at)]
     with torch.enable_grad():
-        scaled = replace(
-            at,
+        scaled = LossSums(
             tokens=at.tokens * scale,
             assigned=at.assigned * scale,
             first_choice=at.first_choice * scale,
@@ -79,16 +78,15 @@ def linearised(phi: Phi, local: LossSums, at: LossSums, tokens: int) -> Float[Te
         )
         value = phi(scaled).sum()
         slopes = torch.autograd.grad(value, point, allow_unused=True, materialize_grads=True)
-    inner = sum(
-        ((slope * part).sum() for slope, part in zip(slopes, _floats(here), strict=True)),
-        value.new_zeros(()),
-    )
-    constant = value.detach() - sum(
-        (float((slope * where.detach()).sum()) for slope, where in zip(slopes, point, strict=True)),
-        0.0,
-    )
+    inner = _inner(slopes, _floats(here))
+    constant = value.detach() - _inner(slopes, tuple(where.detach() for where in point))
     share = here.tokens.sum().double() / tokens
     return (inner + constant * share).float()
+
+
+def _inner(slopes: Sequence[Tensor], sums: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """``<c, S>`` over all sums."""
+    return torch.stack([(c * s).sum() for c, s in zip(slopes, sums, strict=True)]).sum()
 
 
 def _floats(sums: LossSums) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,11 +94,8 @@ def _floats(sums: LossSums) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _added(parts: Sequence[LossSums]) -> LossSums:
-    return LossSums(
-        tokens=torch.stack([part.tokens for part in parts]).sum(0),
-        assigned=torch.stack([part.assigned for part in parts]).sum(0),
-        first_choice=torch.stack([part.first_choice for part in parts]).sum(0),
-        probability=torch.stack([part.probability.detach() for part in parts]).sum(0),
-        weight=torch.stack([part.weight.detach() for part in parts]).sum(0),
-        load=torch.stack([part.load.detach() for part in parts]).sum(0),
-    )
+    def added(*values: Tensor) -> Tensor:
+        return torch.stack([value.detach() for value in values]).sum(0)
+
+    total: LossSums = _pytree.tree_map(added, *parts)
+    return total
