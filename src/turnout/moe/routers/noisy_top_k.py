@@ -66,7 +66,7 @@ class NoisyTopK(Router):
         assignment = Assignment.token_choice(
             expert, weight, log_probability.take_along_dim(expert, dim=1), live
         )
-        stats = router_stats(logits, log_probability.exp(), assignment, context, load)
+        stats = router_stats(logits, log_probability, assignment, context, load)
         return assignment, stats
 
 

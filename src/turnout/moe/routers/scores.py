@@ -33,7 +33,7 @@ def best(scores: Float[Tensor, "T E"], k: int) -> Int[Tensor, "T K"]:
 
 def router_stats(
     logits: Float[Tensor, "T E"],
-    probability: Float[Tensor, "T E"],
+    log_probability: Float[Tensor, "T E"],
     assignment: Assignment,
     context: RoutingContext,
     load: Float[Tensor, "T E"] | None = None,
@@ -50,7 +50,7 @@ def router_stats(
 
     assigned = count_by_expert(assignment.expert, entry_group, assignment.live, (groups, experts))
     first = assignment.live & (assignment.choice == 0)
-    log_probability = F.log_softmax(logits, dim=1)
+    probability = log_probability.exp()
     return RouterStats(
         tokens=torch.zeros(groups, dtype=torch.int64, device=group.device).scatter_add_(
             0, group, mask.long()
@@ -61,7 +61,7 @@ def router_stats(
         weight=_weight_sums(assignment, entry_group, (groups, experts)),
         load=assigned.float() if load is None else summed(load),
         z=summed(torch.logsumexp(logits, dim=1).square()),
-        entropy=summed(-(log_probability.exp() * log_probability).sum(1)),
+        entropy=summed(-(probability * log_probability).sum(1)),
         top_probability=summed(probability.amax(1)),
     )
 

@@ -74,14 +74,8 @@ class SoftmaxRouter(Router):
         expert = best(scores, self.choices)
 
         log_probability = F.log_softmax(logits, dim=1)
-        probability = log_probability.exp()
-        weight = combine_weights(
-            self.weights,
-            probability.take_along_dim(expert, dim=1),
-            logits.take_along_dim(expert, dim=1),
-        )
+        chosen = log_probability.take_along_dim(expert, dim=1)
+        weight = combine_weights(self.weights, chosen.exp(), logits.take_along_dim(expert, dim=1))
         live = self.acceptance.accept(weight, noise) & context.mask.flatten().unsqueeze(1)
-        assignment = Assignment.token_choice(
-            expert, weight, log_probability.take_along_dim(expert, dim=1), live
-        )
-        return assignment, router_stats(logits, probability, assignment, context)
+        assignment = Assignment.token_choice(expert, weight, chosen, live)
+        return assignment, router_stats(logits, log_probability, assignment, context)
