@@ -11,6 +11,7 @@ from turnout.config.errors import UserError
 from turnout.config.generation import GenerateOptions
 from turnout.config.train import CausalConfig, SpanConfig
 from turnout.data.tokenizers import ByteTokenizer
+from turnout.probe.run import unit
 from turnout.train.report import Evaluation
 from turnout.train.session import Session
 
@@ -42,7 +43,7 @@ def closing(
         "",
         f"validation loss {evaluation.loss:.4f} nats a target ({evaluation.targets:,} targets, "
         f"dropless), after {evaluation.step} steps",
-        *_beside(evaluation, baselines),
+        *_beside(evaluation, baselines, unit(session.config)),
         "",
         *samples(session),
         picture,
@@ -75,9 +76,9 @@ def _indented(text: str) -> list[str]:
     return [f"    {line}" for line in text.splitlines()]
 
 
-def _beside(evaluation: Evaluation, baselines: Mapping[str, float]) -> list[str]:
+def _beside(evaluation: Evaluation, baselines: Mapping[str, float], unit: str) -> list[str]:
     rows = {"this model": evaluation.bits, **dict(sorted(baselines.items(), key=_bits))}
-    return [f"  {name:<28}{bits:.3f} bits per byte" for name, bits in rows.items()]
+    return [f"  {name:<28}{bits:.3f} {unit}" for name, bits in rows.items()]
 
 
 def _bits(baseline: tuple[str, float]) -> float:
