@@ -84,6 +84,14 @@ def test_fan_in_deviations_of_every_matrix() -> None:
 def test_normal_deviations_of_every_matrix() -> None:
     config = replace(SWITCH, initialisation=NormalInit(0.05))
     for name, weight in matrices(ready(config)).items():
+        if "moe" not in name:
+            assert_deviation(name, weight, 0.05)
+    # Experts and routers keep the 0.1 rule unless told to start as the rest.
+    experts = ready(config).sparse_layers()["decoder.1.moe"].experts
+    assert_deviation("w_in", experts.w_in, (0.1 / experts.w_in.shape[1]) ** 0.5)
+    assert config.moe is not None
+    config = replace(config, moe=replace(config.moe, init_scale=None))
+    for name, weight in matrices(ready(config)).items():
         assert_deviation(name, weight, 0.05)
         assert weight.abs().max().item() < 3.1 * 0.05
 

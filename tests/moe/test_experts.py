@@ -85,5 +85,8 @@ def test_expert_dropout_acts_inside_and_in_training_alone():
     # every hidden unit is 1, so the output counts the kept ones, scaled by 1 / .6
     assert experts.eval()(rows, offsets)[0, 0].item() == pytest.approx(4096)
     torch.manual_seed(0)
-    kept = experts.train()(rows, offsets)[0, 0].item() * 0.6 / 4096
-    assert abs(kept - 0.6) < 5 * math.sqrt(0.24 / 4096)
+    dropped = experts.train()(rows, offsets)[0, 0].item()
+    assert dropped != pytest.approx(4096)
+    assert abs(dropped * 0.6 / 4096 - 0.6) < 5 * math.sqrt(0.24 / 4096)
+    # another pass draws another mask
+    assert experts(rows, offsets)[0, 0].item() != dropped

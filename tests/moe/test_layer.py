@@ -169,3 +169,19 @@ def test_equal_experts_with_normalised_weights_are_the_dense_network():
     dense = twins(layer.experts.config, layer.experts)[0]
     x = hidden(2, 6)
     assert torch.allclose(layer(x, RoutingContext.of(full_mask(2, 6)))[0], dense(x), atol=1e-5)
+
+
+def test_evaluation_serves_in_token_order_where_training_draws():
+    layer = small_layer(eval_capacity_factor=0.5, priority="random").eval()
+    x = hidden(2, 8)
+    one, two = (
+        layer(x, RoutingContext.build(full_mask(2, 8), keys=torch.tensor(keys)))
+        for keys in ([1, 2], [8, 9])
+    )
+    assert int(one[1].unrouted.sum()) > 0 and torch.equal(one[0], two[0])
+
+
+def test_segments_beyond_the_bound_stay_in_their_row():
+    segment = torch.tensor([[1, 2, 3, 3], [1, 1, 1, 1]])
+    context = RoutingContext.documents(segment > 0, segment, 2)
+    assert context.group.tolist() == [[0, 1, 1, 1], [2, 2, 2, 2]]

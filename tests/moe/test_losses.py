@@ -5,12 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from turnout.moe import LayerStats, RouterStats
 from turnout.moe.losses import (
     BALANCE_FORMS,
     LossSums,
     importance_loss,
     load_balancing_loss,
     load_loss,
+    router_losses,
     squared_variation,
 )
 
@@ -108,3 +110,24 @@ def test_balance_is_one_plus_the_variation_when_probabilities_match_counts(count
     assert balance("switch", values) == pytest.approx(
         1 + float(squared_variation(values.probability)), rel=1e-5
     )
+
+
+def test_megablocks_counts_all_choices():
+    # the numbers of test_all_choices_by_hand
+    values = sums([[3, 1, 0]], [[2.0, 1.2, 0.8]], assigned=[[4, 3, 1]], tokens=[4])
+    assert balance("megablocks", values, 2) == pytest.approx(1.1625)
+    assert balance("mixtral", values, 2) == pytest.approx(2.325)
+
+
+def test_router_losses_by_hand():
+    # Two groups of E = 2, the second empty: balance 1.1 (see test_switch_balance_by_hand) over one
+    # group; 4 tokens whose squared log-sum-exp add up to 8, so a z-loss of 2:
+    # 0.5 * 1.1 + 0.1 * 2 = 0.75
+    counts = torch.tensor([[3, 1], [0, 0]])
+    chance = torch.tensor([[2.4, 1.6], [0.0, 0.0]])
+    per_group = torch.tensor([8.0, 0.0])
+    router = RouterStats(
+        counts.sum(1), counts, counts, chance, chance, chance, per_group, per_group, per_group
+    )
+    stats = LayerStats("moe", "decoder", 1, 1, router, counts, counts.sum(1) * 0, per_group)
+    assert float(router_losses(stats, balance=0.5, router_z=0.1)) == pytest.approx(0.75)

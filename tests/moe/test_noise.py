@@ -5,7 +5,8 @@ import torch
 
 from turnout.data import keys as data_keys
 from turnout.moe import RoutingContext
-from turnout.moe.noise import Stream, TokenNoise, mix, splitmix64, token_noise
+from turnout.moe.hashing import mix, splitmix64
+from turnout.moe.noise import Stream, TokenNoise, token_noise
 
 
 def test_splitmix64_is_the_published_generator():

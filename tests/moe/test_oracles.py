@@ -49,7 +49,7 @@ def test_three_ways_agree(name, capacity):
 @pytest.mark.parametrize("k", [1, 2, 4])
 @pytest.mark.parametrize("priority", ["token", "choice", "score", "random"])
 def test_every_priority(k, priority):
-    layer = small_layer(TopKRouter(k), train_capacity_factor=0.5, priority=priority).train()
+    layer = small_layer(TopKRouter(k, "raw"), train_capacity_factor=0.5, priority=priority).train()
     check(layer, hidden(3, 8), ragged_context(3, 8))
 
 
@@ -66,7 +66,7 @@ def test_all_tokens_to_one_expert(k, capacity):
 
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_one_token(k):
-    layer = small_layer(TopKRouter(k), train_capacity_factor=1.0).train()
+    layer = small_layer(TopKRouter(k, "raw"), train_capacity_factor=1.0).train()
     check(layer, hidden(1, 1), ragged_context(1, 1))
 
 

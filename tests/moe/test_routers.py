@@ -19,6 +19,7 @@ from turnout.config.routers import (
     TopKRouter,
 )
 from turnout.moe import RoutingContext, build_router
+from turnout.moe.noise import Stream, token_noise
 from turnout.moe.routers.noisy_top_k import smooth_load
 from turnout.moe.routers.scores import best
 
@@ -158,7 +159,6 @@ def test_exploration_is_for_training_alone(policy):
 
 
 def test_jitter_stays_within_epsilon_and_dropout_keeps_the_mean():
-    from turnout.moe.noise import token_noise
     from turnout.moe.routers.exploration import InputDropoutPolicy, InputJitterPolicy
 
     noise = token_noise(RoutingContext.of(full_mask(1, 4000)), 0)
@@ -200,14 +200,14 @@ def test_load_with_every_expert_chosen_is_one():
 
 
 def test_noisy_top_k_starts_at_zero_and_breaks_ties_by_noise():
-    router = router_for(NoisyTopKRouter(1), num_experts=4, d_model=6).train()
+    router = router_for(NoisyTopKRouter(2), num_experts=4, d_model=6).train()
     assert all(not bool(weight.any()) for weight in router.parameters())
     assignment, stats = router(hidden(4, 64, 6), RoutingContext.of(full_mask(4, 64)))
-    # 64 tokens an expert expected, standard deviation sqrt(256 * 1/4 * 3/4) = 7
-    assert (stats.assigned.sum(0) - 64).abs().max() < 5 * 7
+    # 128 tokens an expert expected, standard deviation sqrt(256 * 1/2 * 1/2) = 8
+    assert (stats.assigned.sum(0) - 128).abs().max() < 5 * 8
     router.eval()
     assignment, _ = router(hidden(1, 8, 6), RoutingContext.of(full_mask(1, 8)))
-    assert assignment.expert.tolist() == [0] * 8
+    assert assignment.expert.tolist() == [0, 1] * 8
 
 
 @pytest.mark.parametrize("name", ROUTERS)
@@ -253,3 +253,61 @@ def test_stats_add_over_rows():
     ]
     assert torch.equal(both.assigned, torch.cat([part.assigned for part in alone]))
     assert torch.allclose(both.probability, torch.cat([part.probability for part in alone]))
+
+
+def test_the_router_starts_from_the_switch_initialisation():
+    # s = .1 over a fan-in of 1,024: std .00988
+    router = build_router(SwitchRouter(), d_model=1024, num_experts=64, layer=0, init_scale=0.1)
+    router.init_weights(torch.Generator().manual_seed(0))
+    assert float(router.weight.detach().std()) == pytest.approx(math.sqrt(0.1 / 1024), rel=0.01)
+
+
+def test_temperature_sharpens_the_draw():
+    # at temperature 1/2 the odds .5 : .3 : .2 are squared: .25, .09, .04 over .38
+    tokens = 6000
+    config = SwitchRouter(SampledSoftmax(temperature=0.5))
+    assignment, _ = route_logits(config, LOG * tokens, training=True)
+    share = torch.bincount(assignment.expert, minlength=3) / tokens
+    for found, square in zip(share.tolist(), (0.25, 0.09, 0.04), strict=True):
+        expected = square / 0.38
+        assert abs(found - expected) < 4 * math.sqrt(expected * (1 - expected) / tokens)
+
+
+def test_noise_starts_with_the_published_scale():
+    # zero weights: logits are noise times softplus(0) + .01 = ln 2 + .01
+    router = router_for(NoisyTopKRouter(2), num_experts=4, d_model=6).train()
+    _, stats = router(hidden(8, 500, 6), RoutingContext.of(full_mask(8, 500)))
+    logits_from = token_noise(RoutingContext.of(full_mask(8, 500)), 0).normal(Stream.LOGITS, 4)
+    expected = torch.logsumexp(logits_from * (math.log(2) + 0.01), dim=1).square().sum()
+    assert float(stats.z.detach().sum()) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_the_output_alone_trains_every_router(name):
+    """Whatever the auxiliary losses, the combine weights carry a gradient."""
+    layer = small_layer(ROUTERS[name]).train()
+    y, _, _ = layer(hidden(2, 16), RoutingContext.of(full_mask(2, 16)))
+    upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(2))
+    (grad,) = torch.autograd.grad((y * upstream).sum(), [layer.router.weight])
+    assert float(grad.abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: TopKRouter(1),
+        lambda: TopKRouter(1, "softmax_of_selected"),
+        lambda: NoisyTopKRouter(1),
+        lambda: MoEConfig(4, SwitchRouter(), weights_after_drops=True),
+    ],
+)
+def test_a_weight_that_is_always_one_is_refused(build):
+    with pytest.raises(ConfigError, match="must be"):
+        build()
+
+
+def test_a_lone_layer_draws_new_noise_each_step():
+    layer = small_layer(ROUTERS["switch_jitter"]).train()
+    x, mask = hidden(1, 16), full_mask(1, 16)
+    draws = [layer(x, RoutingContext.of(mask, step))[2].weight for step in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])

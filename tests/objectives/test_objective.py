@@ -1,6 +1,7 @@
 """What the objective counts, weighs and reports."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from tests.objectives.cases import ALL_ON, T5, DocumentGroup, RowsGroup, build, 
 from turnout import objectives
 from turnout.config.routers import SwitchRouter, TopKRouter
 from turnout.config.train import LossConfig
+from turnout.moe.losses import BALANCE_FORMS, LossSums, load_balancing_loss
 from turnout.objectives import LanguageObjective, StackTotals, Totals
+from turnout.objectives.scopes import linearised
 
 # The eight sequences hold 12 + 12 + 3 + 10 + 1 + 11 + 6 + 12 = 67 tokens in 13 documents; the
 # first token of each document is no target: 67 - 13 = 54.
@@ -117,3 +120,45 @@ def test_no_real_token_at_all():
         )
         assert step.total == 0.0
         assert all(torch.isfinite(gradient).all() for gradient in step.gradients.values())
+
+
+def test_the_variant_is_the_one_configured():
+    # With k = 2 all choices count twice as much as their share: mixtral is 2 * deepseek.
+    model = build(sparse(TopKRouter(2), None, RowsGroup()))
+    one, two = (
+        run(model, replace(ALL_ON, balance_variant=name), cut(8)).terms["balance"]
+        for name in ("deepseek", "mixtral")
+    )
+    assert two == pytest.approx(2 * one, rel=1e-5)
+
+
+def test_a_batch_wide_term_needs_the_step_s_sums():
+    model = build(sparse(SwitchRouter(), None, RowsGroup()))
+    objective = LanguageObjective(replace(ALL_ON, scope="batch"), model.config)
+    batches = cut(4)
+    with pytest.raises(ValueError, match=r"losses.scope = 'batch' over 2 micro-batches"):
+        objective(model, batches[0], objective.totals(batches))
+
+
+def test_sums_of_another_step_are_scaled_to_this_one():
+    # phi = E sum f P; at: 10 tokens, f = P = (.8, .2). This step: 5 tokens, P = (.6, .4).
+    # phi(at) + <c, S - at'> = E sum f_at P_now = 2 * (.8 * .6 + .2 * .4) = 1.12
+    counts = torch.tensor([[8, 2]])
+    at = LossSums(
+        torch.tensor([10]), counts, counts, counts.double(), counts.double(), counts.double()
+    )
+    now = torch.tensor([[3.0, 2.0]])
+    local = LossSums(torch.tensor([5]), counts, counts, now, now, now)
+    form = BALANCE_FORMS["switch"]
+    phi = partial(load_balancing_loss, choices=1, form=form)
+    assert float(linearised(phi, local, at, 5)) == pytest.approx(1.12)
+
+
+def test_the_head_s_z_term_is_a_mean_over_targets():
+    model = build(sparse(SwitchRouter(), None, RowsGroup()))
+    (batch,) = cut(8)
+    output = model(batch)
+    logits = output.head.logits(output.hidden)[batch.target_mask]
+    expected = logits.logsumexp(-1).square().mean()
+    found = run(model, ALL_ON, [batch]).terms["head_z"]
+    assert found == pytest.approx(float(expected.detach()), rel=1e-5)

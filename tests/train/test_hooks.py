@@ -97,7 +97,9 @@ def test_plain_lines() -> None:
     hook.on_start(Start(run, 0, ("header",)))
     for step in (1, 2, 3):
         hook.on_step(_report(step, "language is nan" if step == 2 else ""))
-    hook.on_evaluate(Evaluation(3, 1.25, 1.8034, 10, 9, {"balance": 1.1, "load": 0.0}, 1.0, 0.1))
+    hook.on_evaluate(
+        Evaluation(3, 1.25, 1.8034, 10, 9, {"balance": 1.1, "load": 0.0}, 1.0, 0.0, 0.1)
+    )
     hook.on_save(3, Path("x/step-00000003"))
     hook.on_end(End(3, True, None))
     assert lines[0] == "header"
@@ -116,7 +118,7 @@ def test_the_live_display_shows_the_same_figures() -> None:
     run = presets.run("switch_demo")
     hook.on_start(Start(run, 0, ("header [not markup]",)))
     hook.on_step(_report(1, "language is nan"))
-    hook.on_evaluate(Evaluation(1, 1.25, 1.8034, 10, 9, {}, 1.0, 0.1))
+    hook.on_evaluate(Evaluation(1, 1.25, 1.8034, 10, 9, {}, 1.0, 0.0, 0.1))
     hook.on_save(1, Path("x"))
     hook.on_end(End(1, False, None))
     text = console.export_text()

@@ -2,12 +2,16 @@
 
 import pytest
 import torch
+from tests.models.cases import T5
 from torch import nn
 
+from turnout.checkpoint.format import CheckpointError
 from turnout.config.errors import UserError
 from turnout.config.train import AdafactorConfig, AdamWConfig
+from turnout.models.build import build
+from turnout.train.adafactor import Adafactor
 from turnout.train.optim import build_optimizer, is_router, set_learning_rate
-from turnout.train.optim_state import export_state, restore_state
+from turnout.train.optim_state import export_state, restore_state, untrained_parameters
 from turnout.train.precision import compute_dtype
 
 
@@ -83,7 +87,7 @@ def test_state_round_trips_by_name(config: AdamWConfig | AdafactorConfig) -> Non
     other.load_state_dict(model.state_dict())
     again = build_optimizer(config, other)
     set_learning_rate(again, 0.01)
-    restore_state(again, tensors, scalars, "test")
+    restore_state(again, tensors, scalars, untrained_parameters(optimizer), "test")
     stepped(model, optimizer, 1)
     stepped(other, again, 1)
     for (name, one), two in zip(model.named_parameters(), other.parameters(), strict=True):
@@ -93,7 +97,7 @@ def test_state_round_trips_by_name(config: AdamWConfig | AdafactorConfig) -> Non
 def test_state_of_an_unknown_parameter_is_refused() -> None:
     optimizer = build_optimizer(AdamWConfig(), nn.Linear(2, 2))
     with pytest.raises(UserError, match="optimiser state of other"):
-        restore_state(optimizer, {}, {"other": {"step": 1.0}}, "runs/x")
+        restore_state(optimizer, {}, {"other": {"step": 1.0}}, (), "runs/x")
 
 
 def test_auto_takes_what_the_hardware_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,3 +109,35 @@ def test_auto_takes_what_the_hardware_has(monkeypatch: pytest.MonkeyPatch) -> No
     assert compute_dtype("bfloat16", cpu)[0] is torch.bfloat16
     with pytest.raises(UserError, match=r"train.dtype = 'float8'"):
         compute_dtype("float8", cpu)
+
+
+@pytest.mark.parametrize("config", [AdamWConfig(), AdafactorConfig()])
+def test_missing_state_is_refused(config):
+    model = torch.nn.Linear(3, 2)
+    optimizer = build_optimizer(config, model)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    tensors, scalars = export_state(optimizer)
+    fresh = build_optimizer(config, torch.nn.Linear(3, 2))
+    for cut in ({}, {n: t for n, t in tensors.items() if n.startswith("bias")}):
+        with pytest.raises(CheckpointError, match=r"lacks optimiser state of .*weight"):
+            restore_state(fresh, cut, scalars, (), "runs/x")
+    with pytest.raises(CheckpointError, match="lacks optimiser state"):
+        restore_state(fresh, {}, {}, (), "runs/x")
+    restore_state(fresh, {}, {}, ("weight", "bias"), "runs/x")
+
+
+def test_state_of_other_factors_is_refused():
+    weight = torch.nn.Parameter(torch.ones(4, 4))
+    optimizer = Adafactor([weight], lr=0.1, min_factored=8)
+    weight.grad = torch.ones(4, 4)
+    optimizer.step()
+    optimizer.param_groups[0]["min_factored"] = 2
+    with pytest.raises(UserError, match=r"optimizer\.min_factored = 2"):
+        optimizer.step()
+
+
+def test_tables_do_not_decay():
+    model = build(T5)
+    decayed = build_optimizer(AdamWConfig(weight_decay=0.1), model).param_groups[0]["param_names"]
+    assert decayed and not any("position_bias" in n or "embedding" in n for n in decayed)

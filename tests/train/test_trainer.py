@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from turnout.checkpoint.format import CheckpointError
 from turnout.checkpoint.read import load
 from turnout.config import io
 from turnout.config.errors import UserError
-from turnout.config.train import AdafactorConfig, RunConfig
+from turnout.config.train import AdafactorConfig, AdamWConfig, Cosine, RunConfig
+from turnout.train.evaluate import evaluate
 from turnout.train.header import run_header
 from turnout.train.hooks.metrics import MetricsWriter
 from turnout.train.hooks.plain import PlainLines
 from turnout.train.session import Session, load_run, open_session
+from turnout.train.step import optimiser_step
 from turnout.train.trainer import Trainer
 
 
@@ -184,3 +187,57 @@ def test_micro_batches_do_not_change_the_first_step(tiny_run: RunConfig) -> None
             # AdamW's first step is lr * sign(gradient): only a gradient near 0 may differ.
             close = (tensor - other[name]).abs() <= 1e-4 * max(scale, 1e-3)
             assert float(close.float().mean()) > 0.99, name
+
+
+def test_another_text_is_refused(tiny_run: RunConfig, tmp_path: Path) -> None:
+    corpus = tmp_path / "text"
+    shutil.copytree(tiny_run.data.paths[0], corpus)
+    tiny_run = replace(tiny_run, data=replace(tiny_run.data, paths=(str(corpus),)))
+    _run(tiny_run, tmp_path / "run")
+    (corpus / "new.txt").write_text("a document that was not there before\n" * 40)
+    with pytest.raises(UserError, match=r"data.paths: the text .* is not what .* was trained on"):
+        open_session(tiny_run, folders.latest(tmp_path / "run"))
+
+
+def test_gradients_are_clipped_and_the_rate_follows_the_schedule(tiny_run: RunConfig) -> None:
+    # Plain descent at rate 1 moves by the gradient itself, so its length is the clipped norm.
+    clip, warmup = 0.1, 4
+    config = replace(
+        tiny_run,
+        optimizer=AdamWConfig(learning_rate=4.0),
+        schedule=Cosine(warmup=warmup, floor=0.0),
+        train=replace(tiny_run.train, clip_norm=clip, steps=100),
+    )
+    session = open_session(config)
+    parameters = list(session.state.model.parameters())
+    state = replace(session.state, optimizer=torch.optim.SGD(parameters, lr=1.0))
+    before = [parameter.detach().clone() for parameter in parameters]
+    report = optimiser_step(state, session.objective, session.data.micro_batches(0), config)
+    moved = torch.cat([(p.detach() - b).flatten() for p, b in zip(parameters, before, strict=True)])
+    assert report.gradient_norm > clip
+    # the first of four warm-up steps: a quarter of the configured rate
+    assert report.learning_rate == pytest.approx(4.0 / warmup)
+    assert float(moved.norm()) == pytest.approx(clip * report.learning_rate, rel=1e-3)
+
+
+def test_a_gradient_that_is_not_finite_skips_the_step(tiny_run: RunConfig) -> None:
+    session = open_session(tiny_run)
+    model = session.state.model
+    name, weight = next(iter(model.named_parameters()))
+    weight.register_hook(lambda grad: torch.full_like(grad, torch.inf))
+    before = weight.detach().clone()
+    batches = session.data.micro_batches(0)
+    report = optimiser_step(session.state, session.objective, batches, tiny_run)
+    assert math.isfinite(report.loss) and name in report.skipped
+    assert torch.equal(weight.detach(), before)
+
+
+def test_evaluation_reports_what_it_drops(tiny_run: RunConfig) -> None:
+    assert tiny_run.model.moe is not None
+    tight = replace(tiny_run.model.moe, eval_capacity_factor=0.3, min_capacity=1)
+    shares = []
+    for moe in (tiny_run.model.moe, tight):
+        session = open_session(replace(tiny_run, model=replace(tiny_run.model, moe=moe)))
+        validation = session.data.validation()
+        shares.append(evaluate(session.state.model, session.objective, validation).dropped)
+    assert shares[0] == 0.0 and shares[1] > 0.3

@@ -42,7 +42,7 @@ def closing(
     lines = [
         "",
         f"validation loss {evaluation.loss:.4f} nats a target ({evaluation.targets:,} targets, "
-        f"dropless), after {evaluation.step} steps",
+        f"{evaluation.dropped:.1%} dropped), after {evaluation.step} steps",
         *_beside(evaluation, baselines, unit(session.config)),
         "",
         *samples(session),

@@ -82,6 +82,8 @@ class MoEConfig:
     ``expert`` None means the stack's own feed-forward network. ``shared_experts`` is the number
     of experts every token passes (DeepSeekMoE). ``extra_ffn`` adds ST-MoE's dense network behind
     the layer, with its own norm and residual. A capacity factor of None drops nothing.
+    ``init_scale`` is s of the truncated normal of std sqrt(s / fan_in) that router and experts
+    start from (Switch section 2.4: 0.1); None initialises them as the model's other matrices.
     """
 
     num_experts: int
@@ -90,7 +92,7 @@ class MoEConfig:
     shared_experts: int = 0
     extra_ffn: bool = False
     expert_dropout: float = 0.0
-    init_scale: float = 0.1
+    init_scale: float | None = 0.1
     placement: Placement = field(default_factory=Placement)
     group: RoutingGroup = field(default_factory=RowsGroup)
     train_capacity_factor: float | None = 1.25
@@ -119,7 +121,18 @@ class MoEConfig:
                 raise ConfigError(f"moe.{name}", value, "above 0", "or none, which drops no token")
         require(self.min_capacity >= 1, "moe.min_capacity", self.min_capacity, "at least 1")
         require(self.shared_experts >= 0, "moe.shared_experts", self.shared_experts, "at least 0")
-        require(self.init_scale > 0, "moe.init_scale", self.init_scale, "above 0")
+        require(
+            self.init_scale is None or self.init_scale > 0,
+            "moe.init_scale",
+            self.init_scale,
+            "above 0",
+        )
+        require(
+            not (self.weights_after_drops and self.router.active == 1),
+            "moe.weights_after_drops",
+            self.weights_after_drops,
+            "false where a token has one expert, whose weight would always be 1",
+        )
         require(
             0 <= self.expert_dropout < 1, "moe.expert_dropout", self.expert_dropout, "in [0, 1)"
         )

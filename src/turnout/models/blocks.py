@@ -175,12 +175,13 @@ class SparseSublayer(FeedForwardSublayer):
             decoder=shape.causal,
             initialise=False,
         )
+        self.as_the_rest = moe.init_scale is None
         self.dropout = nn.Dropout(shape.dropout)
         self.extra = DenseSublayer(shape) if moe.extra_ffn else None
 
     def init_weights(self, generator: torch.Generator, deviation: Deviations) -> None:
         self.norm.init_weights()
-        self.moe.init_weights(generator, std=deviation.matrix)
+        self.moe.init_weights(generator, std=deviation.matrix if self.as_the_rest else None)
         if self.extra is not None:
             self.extra.init_weights(generator, deviation)
 

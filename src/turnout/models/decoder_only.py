@@ -11,7 +11,7 @@ from turnout.models.base import Model, advance, record
 from turnout.models.cache import Cache
 from turnout.models.contexts import Contexts
 from turnout.models.head import Head
-from turnout.models.initial import deviations
+from turnout.models.initial import deviations, sparse_like
 from turnout.models.outputs import ModelOutput
 from turnout.models.shape import StackShape
 from turnout.models.stack import Stack
@@ -92,7 +92,7 @@ def _shape(config: DecoderOnlyConfig, recompute: bool) -> StackShape:
         d_model=config.d_model,
         attention=config.attention,
         feed_forward=config.feed_forward,
-        moe=config.moe,
+        moe=None if config.moe is None else sparse_like(config.initialisation, config.moe),
         positions=config.positions,
         length=config.length,
         dropout=config.dropout,

@@ -12,7 +12,7 @@ from turnout.models.base import Model, advance, record, refuse_packed
 from turnout.models.cache import Cache
 from turnout.models.contexts import Contexts
 from turnout.models.head import Head
-from turnout.models.initial import deviations
+from turnout.models.initial import deviations, sparse_like
 from turnout.models.outputs import ModelOutput
 from turnout.models.shape import StackShape
 from turnout.models.stack import Encoded, Stack
@@ -135,7 +135,7 @@ def _shape(config: EncoderDecoderConfig, recompute: bool, *, decoder: bool) -> S
         d_model=config.d_model,
         attention=config.attention,
         feed_forward=config.feed_forward,
-        moe=config.moe,
+        moe=None if config.moe is None else sparse_like(config.initialisation, config.moe),
         positions=config.positions,
         length=config.decoder_length if decoder else config.encoder_length,
         dropout=config.dropout,

@@ -1,10 +1,11 @@
 """From the configured initialisation to the standard deviations of a model's parts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 
 from turnout.config.errors import UserError
 from turnout.config.initialisation import FanInInit, Initialisation, NormalInit
+from turnout.config.moe import MoEConfig
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,14 @@ def _(initialisation: NormalInit, d_model: int) -> Deviations:
     return Deviations(
         matrix=std, scale=1.0, embedding=std, head=std, position=std, shared_logits=1.0
     )
+
+
+@singledispatch
+def sparse_like(initialisation: Initialisation, moe: MoEConfig) -> MoEConfig:
+    """``moe`` with its fan-in scale filled in, where it is to follow ``initialisation``."""
+    return moe
+
+
+@sparse_like.register
+def _(initialisation: FanInInit, moe: MoEConfig) -> MoEConfig:
+    return replace(moe, init_scale=initialisation.scale) if moe.init_scale is None else moe

@@ -39,6 +39,7 @@ def build_layer(
             not causal, unless ``moe.allow_future_routing``.
     """
     expert = config.expert_ffn(feed_forward)
+    scale = 1.0 if config.init_scale is None else config.init_scale
     shared = config.shared_ffn(feed_forward)
     layer = MoELayer(
         build_router(
@@ -46,14 +47,14 @@ def build_layer(
             d_model=d_model,
             num_experts=config.num_experts,
             layer=index,
-            init_scale=config.init_scale,
+            init_scale=scale,
         ),
         Experts(
             config.num_experts,
             d_model,
             expert,
             dropout=config.expert_dropout,
-            init_scale=config.init_scale,
+            init_scale=scale,
             product=config.product,
         ),
         build_dispatcher(config.dispatcher),

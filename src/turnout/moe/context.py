@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from turnout.config.errors import UserError
+from turnout.moe.hashing import mix
 from turnout.pytree import pytree
 
 
@@ -46,9 +47,13 @@ class RoutingContext:
     partial: bool = False
 
     @staticmethod
-    def of(mask: Bool[Tensor, "B S"]) -> "RoutingContext":
-        """The trivial context: every row is a group, keys are the row numbers."""
-        return RoutingContext.build(mask)
+    def of(mask: Bool[Tensor, "B S"], step: int = 0) -> "RoutingContext":
+        """The trivial context: every row is a group, keys are a hash of (step, row number).
+
+        Count ``step`` up where the router draws noise, or it draws the same each time.
+        """
+        rows = torch.arange(mask.shape[0], device=mask.device)
+        return RoutingContext.build(mask, keys=mix(rows, step))
 
     @staticmethod
     def build(
@@ -95,12 +100,15 @@ class RoutingContext:
         labels: Int[Tensor, " B"] | None = None,
         progress: float = 0.0,
     ) -> "RoutingContext":
-        """A group for every segment; segments of a row count from 1, padding is segment 0."""
+        """A group for every segment; segments of a row count from 1, padding is segment 0.
+
+        Segments beyond ``max_segments`` share the last group of their row.
+        """
         batch = mask.shape[0]
         row = torch.arange(batch, device=mask.device)
         return RoutingContext(
             mask=mask,
-            group=row.unsqueeze(1) * max_segments + (segment - 1).clamp(min=0),
+            group=row.unsqueeze(1) * max_segments + (segment - 1).clamp(0, max_segments - 1),
             position=_positions(mask),
             keys=row if keys is None else keys,
             num_groups=batch * max_segments,

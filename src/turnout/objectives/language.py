@@ -81,8 +81,10 @@ class LanguageObjective:
 
         Args:
             totals: of the whole step.
-            sums: what ``prepare`` gave. Without it, a batch-wide term of a step of one
-                micro-batch is taken over that, and of several in its group form.
+            sums: what ``prepare`` gave.
+
+        Raises:
+            ValueError: a batch-wide term of several micro-batches without ``sums``.
         """
         output = model(batch)
         loss = output.head.cross_entropy(output.hidden, batch.targets, batch.target_mask, z=True)
@@ -140,7 +142,11 @@ def _scoped_value(
 ) -> Float[Tensor, ""]:
     """A micro-batch's share of one layer's term, in the scope asked for."""
     stack, local = totals.stack(stats.stack), LossSums.of(stats)
-    if scope != "group" and (at is not None or totals.batches == 1):
-        point = whole(local) if at is None else at
-        return linearised(phi, local, point, stack.tokens)
-    return phi(local).sum() / max(stack.groups, 1)
+    if scope == "group":
+        return phi(local).sum() / max(stack.groups, 1)
+    if at is None and totals.batches > 1:
+        raise ValueError(
+            f"losses.scope = {scope!r} over {totals.batches} micro-batches: sums are missing; "
+            "pass what prepare() returned"
+        )
+    return linearised(phi, local, whole(local) if at is None else at, stack.tokens)

@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
+from turnout.config.errors import UserError
+
 
 class Adafactor(Optimizer):
     """Adaptive steps from factored second moments; no momentum, no weight decay.
@@ -64,7 +66,13 @@ class Adafactor(Optimizer):
         count = int(state.get("step", 0)) + 1
         beta = 1.0 - float(count) ** -float(group["decay_exponent"])
         square = grad.square() + group["epsilon1"]
-        if len(dims) == 2 and min(param.shape[-2:]) >= group["min_factored"]:
+        factored = len(dims) == 2 and min(param.shape[-2:]) >= group["min_factored"]
+        if count > 1 and ("row" in state) != factored:
+            raise UserError(
+                f"optimizer.min_factored = {group['min_factored']!r}: must be what the state of "
+                "this run was written with, or its second moments would be lost"
+            )
+        if factored:
             state["row"] = _mix(state.get("row"), square.mean(-1), beta)
             state["column"] = _mix(state.get("column"), square.mean(-2), beta)
             update = grad * _inverse_root(state["row"], state["column"])

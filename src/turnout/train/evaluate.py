@@ -8,7 +8,7 @@ import torch
 from turnout.data.batch import Batch
 from turnout.models.base import Model
 from turnout.objectives import LanguageObjective
-from turnout.train.report import Evaluation, layer_reports
+from turnout.train.report import Evaluation, dropped_share, layer_reports
 from turnout.train.step import add_terms, bits_per_byte, text_bytes
 
 
@@ -37,5 +37,6 @@ def evaluate(
         bytes=sum(map(text_bytes, batches)),
         terms=terms,
         balance=max((layer.balance for layer in layers), default=1.0),
+        dropped=dropped_share(layers),
         seconds=time.perf_counter() - started,
     )

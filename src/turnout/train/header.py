@@ -2,6 +2,7 @@
 
 import torch
 
+from turnout.config import io
 from turnout.config.train import LossConfig
 from turnout.models.base import Model
 from turnout.moe.layer import MoELayer
@@ -69,13 +70,24 @@ def _sparse_lines(session: Session) -> tuple[str, ...]:
     moe, (_, first) = model.config.moe, layers[0]
     return (
         f"experts    {moe.num_experts} in each of {', '.join(name for name, _ in layers)}; router "
-        f"{moe.router.kind}, dispatcher {moe.dispatcher}, product {moe.product} "
-        f"({session.product_reason})",
+        f"{_fields(moe.router)}",
+        f"           group {_fields(moe.group)}, priority {moe.priority}, expert dropout "
+        f"{moe.expert_dropout:g}, weights after drops {_on(moe.weights_after_drops)}, dispatcher "
+        f"{moe.dispatcher}, product {moe.product} ({session.product_reason})",
         f"capacity   {_slots(first, training=True)} in training "
         f"(factor {_factor(moe.train_capacity_factor)}), {_slots(first, training=False)} in "
         f"evaluation; causal {_yes(all(layer.causal for _, layer in layers))}, "
         f"batch-invariant {_yes(all(layer.batch_invariant for _, layer in layers))}",
     )
+
+
+def _fields(config: object) -> str:
+    """A configuration's kind and fields: ``top2 (second random, .., exploration argmax)``."""
+    table = io.to_dict(config)
+    kind = table.pop("kind")
+    parts = [f"{name} {value}" for name, value in table.items() if not isinstance(value, dict)]
+    nested = [f"{name} {value['kind']}" for name, value in table.items() if isinstance(value, dict)]
+    return f"{kind} ({', '.join([*parts, *nested])})" if table else str(kind)
 
 
 def _slots(layer: MoELayer, *, training: bool) -> str:

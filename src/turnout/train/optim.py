@@ -23,12 +23,14 @@ def build_optimizer(config: object, model: nn.Module) -> Optimizer:
 
 @build_optimizer.register
 def _adamw(config: AdamWConfig, model: nn.Module) -> Optimizer:
-    """Decay on matrices alone: embeddings, norms, biases and routers keep their size."""
+    """Decay on matrices alone: tables (embeddings, relative positions), norms, biases and routers
+    keep their size."""
     decayed: NamedParameters = []
     free: NamedParameters = []
     for name, param, stacked in _trainable(model):
         matrix = param.dim() - int(stacked) >= 2
-        undecayed = not matrix or is_router(name) or "embed" in name
+        table = "embedding" in name or "position_bias" in name
+        undecayed = not matrix or table or is_router(name)
         (free if undecayed else decayed).append((name, param))
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": config.weight_decay},

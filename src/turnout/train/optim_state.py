@@ -1,6 +1,6 @@
 """An optimiser's state by parameter name: tensors for safetensors, numbers for JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -26,13 +26,25 @@ def export_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], Scalars]:
     return tensors, scalars
 
 
+def untrained_parameters(optimizer: Optimizer) -> list[str]:
+    """Parameters that never had a gradient, and so no state."""
+    return [name for name, param in _parameters(optimizer) if param not in optimizer.state]
+
+
 def restore_state(
-    optimizer: Optimizer, tensors: Mapping[str, Tensor], scalars: Scalars, what: str
+    optimizer: Optimizer,
+    tensors: Mapping[str, Tensor],
+    scalars: Scalars,
+    untrained: Iterable[str],
+    what: str,
 ) -> None:
     """Put exported state back; the hyperparameters stay those of ``optimizer``.
 
+    ``untrained`` are the parameters that had no state when it was exported.
+
     Raises:
-        CheckpointError: the state names a parameter that ``optimizer`` does not train.
+        CheckpointError: the state names a parameter that ``optimizer`` does not train, or lacks
+            one that it does.
     """
     by_parameter: dict[str, dict[str, Any]] = {name: dict(own) for name, own in scalars.items()}
     for name, tensor in tensors.items():
@@ -44,6 +56,12 @@ def restore_state(
         raise CheckpointError(
             f"{what} belongs to another model: it has optimiser state of {shortened(unknown)}, "
             "which this run does not train"
+        )
+    bare = sorted(name for name, own in by_parameter.items() if own.keys() <= {_STEP})
+    missing = sorted({*bare, *(set(names) - by_parameter.keys() - set(untrained))})
+    if missing:
+        raise CheckpointError(
+            f"{what} is not complete: it lacks optimiser state of {shortened(missing)}"
         )
     state = {index: by_parameter[name] for index, name in enumerate(names) if name in by_parameter}
     groups = optimizer.state_dict()["param_groups"]

@@ -1,7 +1,7 @@
 """What the trainer tells its hooks: plain numbers, no tensors."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,8 @@ class LayerReport:
 
     Attributes:
         name: the layer's.
-        assigned: assignments of each expert before capacity.
+        assigned: assignments of each expert before capacity; kept ones where tokens name
+            more candidates than may serve them.
         wanted: assignments that a token asks for and that a slot could serve.
         kept: assignments that found a slot, all experts together.
         tokens: real tokens.
@@ -50,7 +51,7 @@ class StepReport:
     Attributes:
         step: optimiser steps done, this one included.
         loss: language loss, mean nats per target.
-        bits: the same in bits per byte of target text (bits per target for span corruption).
+        bits: the same in bits per byte of target text (per hidden byte for span corruption).
         terms: every term of the objective, unweighted.
         learning_rate: after the schedule.
         gradient_norm: before clipping.
@@ -76,8 +77,7 @@ class StepReport:
     @property
     def dropped(self) -> float:
         """Share of dropped assignments over all layers."""
-        wanted = sum(layer.wanted for layer in self.layers)
-        return 1 - sum(layer.kept for layer in self.layers) / wanted if wanted else 0.0
+        return dropped_share(self.layers)
 
     @property
     def balance(self) -> float:
@@ -87,16 +87,17 @@ class StepReport:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The held-out rows, dropless and without noise; ``loss`` is the language loss alone.
+    """The held-out rows, without noise; ``loss`` is the language loss alone.
 
     Attributes:
         step: optimiser steps done.
         loss: mean nats per target.
-        bits: bits per byte of target text (bits per target for span corruption).
+        bits: bits per byte of target text (per hidden byte for span corruption).
         targets: how many targets.
         bytes: how many of them are bytes of text.
         terms: the objective's other terms, unweighted.
         balance: largest over mean load of the worst layer.
+        dropped: share of dropped assignments over all layers; 0 unless evaluation has a capacity.
         seconds: time it took.
     """
 
@@ -107,7 +108,14 @@ class Evaluation:
     bytes: int
     terms: Mapping[str, float]
     balance: float
+    dropped: float
     seconds: float
+
+
+def dropped_share(layers: Sequence[LayerReport]) -> float:
+    """Share of the wanted assignments of all layers that found no slot."""
+    wanted = sum(layer.wanted for layer in layers)
+    return 1 - sum(layer.kept for layer in layers) / wanted if wanted else 0.0
 
 
 def layer_reports(micro_batches: Iterable[tuple[LayerStats, ...]]) -> tuple[LayerReport, ...]:
@@ -122,7 +130,10 @@ def finite(value: float) -> float | None:
 
 
 def _layer_report(parts: tuple[LayerStats, ...]) -> LayerReport:
-    assigned = torch.stack([part.router.assigned.sum(0) for part in parts]).sum(0)
+    # Candidates are no load where a token may occupy fewer experts than it names.
+    fallback = parts[0].choices > parts[0].active
+    loads = [part.kept if fallback else part.router.assigned for part in parts]
+    assigned = torch.stack([load.sum(0) for load in loads]).sum(0)
     tokens = sum(int(part.router.tokens.sum()) for part in parts)
     entropy = sum(float(part.router.entropy.detach().double().sum()) for part in parts)
     # Where a token names more candidates than it may get, the rest is no loss.

@@ -9,6 +9,7 @@ from turnout import objectives
 from turnout.checkpoint import folders
 from turnout.checkpoint.read import load_meta
 from turnout.config import io
+from turnout.config.errors import UserError
 from turnout.config.train import RunConfig
 from turnout.data import pipeline
 from turnout.data.pipeline import Data
@@ -45,6 +46,8 @@ def open_session(config: RunConfig, checkpoint: Path | None = None) -> Session:
     """
     set_threads(config)
     data = pipeline.build(config)
+    if checkpoint is not None:
+        _same_text(data, checkpoint)
     config, product_reason = with_product(config, data)
     model, dtype, reason = _built(config)
     if checkpoint is None:
@@ -79,6 +82,20 @@ def set_threads(config: RunConfig) -> None:
     """Give torch as many threads as configured; 0 leaves its own choice."""
     if config.train.threads > 0:
         torch.set_num_threads(config.train.threads)
+
+
+def _same_text(data: Data, checkpoint: Path) -> None:
+    """Refuses to go on with other text: its split may show the run what was held out.
+
+    Raises:
+        UserError: the text differs from what the run was trained on.
+    """
+    saved = str(load_meta(checkpoint)["text"])
+    if data.summary.sha256 != saved:
+        raise UserError(
+            f"data.paths: the text (sha256 {data.summary.sha256[:12]}) is not what {checkpoint} "
+            f"was trained on ({saved[:12]}); restore it, or start a new run"
+        )
 
 
 def with_product(config: RunConfig, data: Data) -> tuple[RunConfig, str]:

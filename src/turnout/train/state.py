@@ -11,13 +11,13 @@ from torch.optim import Optimizer
 from torch.utils import _pytree
 
 from turnout.checkpoint.format import Checkpoint, CheckpointError
-from turnout.checkpoint.read import load, match
+from turnout.checkpoint.read import load, match, shortened
 from turnout.config import io
 from turnout.config.train import RunConfig
 from turnout.models.base import Model
 from turnout.objectives import StepSums
 from turnout.train.optim import build_optimizer
-from turnout.train.optim_state import export_state, restore_state
+from turnout.train.optim_state import export_state, restore_state, untrained_parameters
 
 _MODEL, _OPTIMIZER, _SUMS = "model.", "optimizer.", "sums."
 
@@ -67,7 +67,11 @@ def export(state: TrainState, run: RunConfig) -> tuple[dict[str, Tensor], dict[s
     meta = {
         "step": state.step,
         "tokens": state.tokens,
-        "optimizer": {"kind": run.optimizer.kind, "state": scalars},
+        "optimizer": {
+            "kind": run.optimizer.kind,
+            "state": scalars,
+            "untrained": untrained_parameters(state.optimizer),
+        },
         "sums": None if state.sums is None else _pytree.treespec_dumps(spec),
         "seeds": {"train": run.train.seed, "data": run.data.seed},
         "config": io.to_dict(run),
@@ -82,6 +86,10 @@ def load_model(model: Model, folder: Path) -> Checkpoint:
         CheckpointError: damage, or another model's checkpoint.
     """
     checkpoint = load(folder)
+    known = (_MODEL, _OPTIMIZER, _SUMS)
+    stray = sorted(name for name in checkpoint.tensors if not name.startswith(known))
+    if stray:
+        raise CheckpointError(f"{folder}: nothing takes its tensors {shortened(stray)}")
     wanted = model_tensors(model)
     found = _under(checkpoint.tensors, _MODEL)
     match(found, wanted, str(folder))
@@ -104,7 +112,11 @@ def resume(state: TrainState, run: RunConfig, folder: Path) -> None:
             f"optimizer = {run.optimizer.kind!r}: must be {saved['kind']!r}, which wrote {folder}"
         )
     restore_state(
-        state.optimizer, _under(checkpoint.tensors, _OPTIMIZER), saved["state"], str(folder)
+        state.optimizer,
+        _under(checkpoint.tensors, _OPTIMIZER),
+        saved["state"],
+        saved["untrained"],
+        str(folder),
     )
     state.step = int(checkpoint.meta["step"])
     state.tokens = int(checkpoint.meta["tokens"])

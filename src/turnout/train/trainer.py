@@ -100,7 +100,7 @@ class Trainer:
         folder = folders.step_folder(self.folder, self.state.step)
         folders.clear(folder)
         tensors, meta = export(self.state, self.config)
-        save(folder, tensors, meta)
+        save(folder, tensors, {**meta, "text": self.data.summary.sha256})
         folders.prune(self.folder, KEEP_CHECKPOINTS)
         for hook in self.hooks:
             hook.on_save(self.state.step, folder)

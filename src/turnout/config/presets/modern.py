@@ -44,7 +44,7 @@ def _dropless(
         router=TopKRouter(k, weights),
         expert=FeedForwardConfig(d_ff, "swiglu"),
         shared_experts=shared,
-        init_scale=1.0,
+        init_scale=None,
         placement=Placement(step=1, first=first),
         train_capacity_factor=None,
     )

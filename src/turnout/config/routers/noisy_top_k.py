@@ -14,7 +14,8 @@ class NoisyTopKRouter:
     k: int = 4
 
     def __post_init__(self) -> None:
-        require(self.k >= 1, "router.k", self.k, "at least 1")
+        # The softmax over one logit is always 1: the language loss would never reach the router.
+        require(self.k >= 2, "router.k", self.k, "at least 2")
 
     @property
     def candidates(self) -> int:

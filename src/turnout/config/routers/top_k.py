@@ -26,6 +26,14 @@ class TopKRouter:
 
     def __post_init__(self) -> None:
         require(self.k >= 1, "router.k", self.k, "at least 1")
+        # One normalised weight is always 1: the language loss would never reach the router.
+        require(
+            self.k > 1 or self.weights == "raw",
+            "router.weights",
+            self.weights,
+            "'raw' when router.k is 1",
+            "the router 'switch' is that",
+        )
 
     @property
     def candidates(self) -> int:

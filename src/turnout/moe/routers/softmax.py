@@ -60,7 +60,8 @@ class SoftmaxRouter(Router):
         self, generator: torch.Generator | None = None, *, std: float | None = None
     ) -> None:
         fan_in_std = (self.init_scale / self.weight.shape[1]) ** 0.5
-        truncated_normal_(self.weight, fan_in_std if std is None else std, generator)
+        cut = 2.0 if std is None else 3.0
+        truncated_normal_(self.weight, fan_in_std if std is None else std, generator, cut=cut)
 
     def forward(
         self, x: Float[Tensor, "B S D"], context: RoutingContext

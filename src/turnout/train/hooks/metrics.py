@@ -54,6 +54,7 @@ class MetricsWriter(Hook):
                 "bytes": evaluation.bytes,
                 "terms": {name: finite(value) for name, value in evaluation.terms.items()},
                 "balance": evaluation.balance,
+                "dropped": evaluation.dropped,
                 "seconds": round(evaluation.seconds, 3),
             }
         )
