@@ -73,7 +73,9 @@ BALANCE_FORMS: dict[str, BalanceForm] = {
         "assigned", "experts_per_choice", "1", "MegaBlocks 2211.15841; it averages over layers"
     ),
     "flaxformer": BalanceForm("assigned", "experts", "k", "Flaxformer routing.py"),
-    "mixtral": BalanceForm("assigned", "experts", "k", "Hugging Face Mixtral"),
+    "mixtral": BalanceForm(
+        "assigned", "experts", "k", "Hugging Face Mixtral, a layer; it pools layers first"
+    ),
 }
 
 

@@ -17,7 +17,9 @@ Left out: 0.1B counts 0.138B where 130M is published (6% off) and 0.1B/64E 1.908
 1.878B fits, and 64 experts of that size make the published 27B.
 
 The capacity is GShard's, ``2 * tokens / experts`` for two choices: a factor of 1 here. Ordinary
-second-choice policy, threshold and rounding are those of GShard and its code.
+second-choice policy, threshold and rounding are those of GShard and its code. Its serving order
+(all first choices first) is not: a decoder serves token by token, or later tokens would decide
+which earlier ones are dropped. Nor is Adafactor's constant decay of 0.99: ours grows with the step.
 """
 
 from functools import partial

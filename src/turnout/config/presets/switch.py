@@ -12,6 +12,8 @@ parameters disagree the preset has the number:
 Training capacity is the published one: 1.25, and 1.0 for Switch-C. The published factors of
 evaluation are 2.0, and 4.0 for Switch-XXL; the presets drop nothing in evaluation. Routing groups
 are the released ones of 8,192, 4,096 and 2,048 tokens, in rows of 512 encoder tokens.
+All matrices start at a tenth of the usual variance (section 2.4). Tokens are served in token
+order, as a decoder must; with one choice a token Mesh-TF's order is the same.
 """
 
 from functools import partial
@@ -19,7 +21,7 @@ from functools import partial
 from turnout.config.model import EncoderDecoderConfig
 from turnout.config.moe import MoEConfig, Placement, RowsGroup
 from turnout.config.presets.recipes import span
-from turnout.config.presets.t5 import SIZES_1_0, SIZES_1_1, t5_shape
+from turnout.config.presets.t5 import SIZES_1_0, SIZES_1_1, scaled_down, t5_shape
 from turnout.config.train import LossConfig
 
 LOSSES = LossConfig(balance=0.01, router_z=0.0)  # the paper has no router z-loss
@@ -29,19 +31,19 @@ BASE_EXPERTS = (16, 32, 64, 128, 256)
 def switch_base(num_experts: int = 128) -> EncoderDecoderConfig:
     """T5-Base with every other feed-forward network sparse."""
     moe = MoEConfig(num_experts, group=RowsGroup(16))
-    return t5_shape(SIZES_1_0["base"], "relu", tied=True, moe=moe)
+    return scaled_down(t5_shape(SIZES_1_0["base"], "relu", tied=True, moe=moe))
 
 
 def switch_large(num_experts: int = 128) -> EncoderDecoderConfig:
     """T5-Large likewise: 26.3B parameters."""
     moe = MoEConfig(num_experts, group=RowsGroup(8))
-    return t5_shape(SIZES_1_0["large"], "relu", tied=True, moe=moe)
+    return scaled_down(t5_shape(SIZES_1_0["large"], "relu", tied=True, moe=moe))
 
 
 def switch_xxl(num_experts: int = 128) -> EncoderDecoderConfig:
     """T5-XXL likewise: 395B parameters."""
     moe = MoEConfig(num_experts, group=RowsGroup(8), min_capacity=2)
-    return t5_shape(SIZES_1_1["xxl"], "geglu", tied=False, moe=moe)
+    return scaled_down(t5_shape(SIZES_1_1["xxl"], "geglu", tied=False, moe=moe))
 
 
 def switch_c(num_experts: int = 2048) -> EncoderDecoderConfig:
@@ -53,7 +55,7 @@ def switch_c(num_experts: int = 2048) -> EncoderDecoderConfig:
         train_capacity_factor=1.0,
         min_capacity=2,
     )
-    return t5_shape((2080, 6144, 15, 32, 64), "relu", tied=False, moe=moe)
+    return scaled_down(t5_shape((2080, 6144, 15, 32, 64), "relu", tied=False, moe=moe))
 
 
 def _base_summary(num_experts: int) -> str:

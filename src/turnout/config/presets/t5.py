@@ -16,6 +16,7 @@ from functools import partial
 
 from turnout.config.attention import AttentionConfig
 from turnout.config.feed_forward import Activation, FeedForwardConfig
+from turnout.config.initialisation import FanInInit
 from turnout.config.model import EncoderDecoderConfig
 from turnout.config.moe import MoEConfig
 from turnout.config.presets.recipes import span
@@ -59,6 +60,11 @@ def t5_shape(
         moe=moe,
         tied=tied,
     )
+
+
+def scaled_down(config: EncoderDecoderConfig) -> EncoderDecoderConfig:
+    """The same model with the 0.1 initialisation of Switch Transformers, section 2.4."""
+    return replace(config, initialisation=FanInInit(0.1))
 
 
 def t5(size: str) -> EncoderDecoderConfig:
