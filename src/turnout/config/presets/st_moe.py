@@ -12,9 +12,10 @@ of choices; here a factor counts the choices too (``factor * k * tokens / expert
 reads 0.625. In evaluation the paper uses 2.0 (1.0 here); the presets drop nothing.
 
 Groups of ST-MoE-L are the paper's 2,048 encoder and 456 decoder tokens, four rows of 512 and of
-114; ST-MoE-32B has the 4,096 encoder tokens of its released configuration. The paper serves all first choices before any second one; the presets serve token by token, since the other
-order lets a decoder's tokens be dropped because of later ones. All matrices start at a tenth of
-the usual variance, as in Switch.
+114; ST-MoE-32B has the 4,096 encoder tokens of its released configuration. The paper serves all
+first choices before any second one; the presets serve token by token, since the other order lets a
+decoder's tokens be dropped because of later ones. All matrices start at a tenth of the usual
+variance, as in Switch.
 """
 
 from turnout.config.model import EncoderDecoderConfig
