@@ -25,7 +25,6 @@ _PUBLIC = {
     "build_layer": "turnout.moe.build",
     "build_model": ("turnout.models.build", "build"),
     "build_objective": ("turnout.objectives", "build"),
-    "generate": ("turnout.generate.loop", "generate"),
     "load_preset": ("turnout.config.presets", "run"),
     "router_losses": "turnout.moe.losses",
     "load_run": "turnout.train.session",

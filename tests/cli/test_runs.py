@@ -1,6 +1,7 @@
 """Whole runs through the command line: train, resume, evaluate, generate."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,31 @@ def test_doctor_says_which_product_and_why(turnout: Turnout) -> None:
     assert "dtype auto:" in result.out
     assert "grouped_mm" in result.out
     assert "auto takes" in result.out
+
+
+def test_an_older_step_is_not_resumed_over_a_newer_one(
+    turnout: Turnout, tiny: Tiny, tmp_path: Path
+) -> None:
+    assert turnout("train", *tiny["causal"], "--out", "run").code == 0
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    refused = turnout("train", "--resume", "run/checkpoints/step-00000002")
+    assert refused.code == 2 and "newer checkpoint, step-00000003" in refused.err
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    shutil.copytree(tmp_path / "run/checkpoints/step-00000003", tmp_path / "away")
+    refused = turnout("train", "--resume", "away")
+    assert refused.code == 2 and "must be a run folder" in refused.err
+
+
+def test_a_start_that_failed_leaves_its_folder_free(turnout: Turnout, tiny: Tiny) -> None:
+    failed = turnout("train", *tiny["causal"], "--out", "run", "--losses.load", "1")
+    assert failed.code == 2 and "losses.load" in failed.err
+    assert turnout("train", *tiny["causal"], "--out", "run").code == 0
+
+
+def test_what_the_disk_refuses_is_one_line(turnout: Turnout, tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    refused = turnout("train", *tiny["causal"], "--out", "file")
+    assert refused.code == 2 and refused.err.startswith("error: ")
+    assert refused.err.count("\n") == 1 and "file" in refused.err
+    braces = turnout("train", *tiny["causal"], "--out", "runs/{x}")
+    assert braces.code == 0 and (tmp_path / "runs" / "{x}" / "metrics.jsonl").is_file()

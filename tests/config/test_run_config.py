@@ -99,7 +99,7 @@ def test_objective_and_model_belong_together() -> None:
         ),
         (lambda: TrainConfig(steps=0), "train.steps = 0: must be at least 1"),
         (lambda: TrainConfig(clip_norm=-1.0), "train.clip_norm = -1.0: must be at least 0"),
-        (lambda: TrainConfig(threads=-1), "train.threads = -1: must be at least 0"),
+        (lambda: TrainConfig(threads=-1), "train.threads = -1: must be in 0 .. 1024"),
         (lambda: LossConfig(balance=-0.1), "losses.balance = -0.1: must be at least 0"),
         (lambda: LossConfig(load=float("inf")), "losses.load = inf: must be at least 0"),
         (lambda: AdamWConfig(0.0), "optimizer.learning_rate = 0.0: must be above 0"),

@@ -185,3 +185,9 @@ def test_segments_beyond_the_bound_stay_in_their_row():
     segment = torch.tensor([[1, 2, 3, 3], [1, 1, 1, 1]])
     context = RoutingContext.documents(segment > 0, segment, 2)
     assert context.group.tolist() == [[0, 1, 1, 1], [2, 2, 2, 2]]
+
+
+def test_a_group_without_tokens_is_refused():
+    shape = {"d_model": 8, "feed_forward": FeedForwardConfig(8)}
+    with pytest.raises(ConfigError, match="group_tokens = 0: must be at least 1"):
+        build_layer(MoEConfig(4), group_tokens=0, **shape)

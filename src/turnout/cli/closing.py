@@ -1,5 +1,6 @@
 """What a finished run says: how well it does, beside what needs no model, and what to type next."""
 
+import math
 from collections.abc import Mapping
 from functools import singledispatch
 from pathlib import Path
@@ -45,7 +46,11 @@ def closing(
         f"{evaluation.dropped:.1%} dropped), after {evaluation.step} steps",
         *_beside(evaluation, baselines, unit(session.config)),
         "",
-        *samples(session),
+        *(
+            samples(session)
+            if math.isfinite(evaluation.loss)
+            else ["no samples: the loss is not finite"]
+        ),
         picture,
         f"next: {_next(objective, folder)}",
     ]

@@ -1,5 +1,6 @@
 """The ``turnout`` command: finds the subcommand, prints errors as one line. Imports no torch."""
 
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ USAGE = "usage: turnout COMMAND [OPTIONS]\n\n{commands}\n\n`turnout COMMAND --he
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns 0, 2 for an error of the user's, or 130 for Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # samples hold characters a terminal may lack
     try:
         return _dispatch(given)
     except UserError as error:
@@ -43,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone: nothing is left to say
         return 0
+    except OSError as error:  # a full disk, a file where a folder should be, no permission
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        return 2
 
 
 def _dispatch(given: list[str]) -> int:

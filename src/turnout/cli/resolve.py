@@ -49,7 +49,9 @@ def fresh_folder(config: RunConfig, out: str | None) -> Path:
     Raises:
         UserError: ``--out`` names a folder that already holds a run.
     """
-    folder = Path((out or config.out).format(preset=config.preset))
+    if out == "":
+        raise UserError("--out '': must name a folder")
+    folder = Path((out or config.out).replace("{preset}", config.preset))
     if not _taken(folder):
         return folder
     if out is not None:
@@ -77,4 +79,6 @@ def _base(options: argparse.Namespace) -> RunConfig:
 
 
 def _taken(folder: Path) -> bool:
-    return (folder / "checkpoints").exists() or (folder / "metrics.jsonl").exists()
+    metrics = folder / "metrics.jsonl"
+    recorded = metrics.is_file() and metrics.stat().st_size > 0
+    return recorded or (folder / "checkpoints").exists()

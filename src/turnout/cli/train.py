@@ -86,8 +86,30 @@ def _resume(options: argparse.Namespace, dotted: dict[str, str]) -> int:
         print(describe(config), end="")
         return 0
     checkpoint = folders.latest(folder)
-    run_folder = checkpoint.parent.parent if checkpoint == folder else folder
-    return _train(config, run_folder, checkpoint)
+    return _train(config, _run_of(checkpoint, folder), checkpoint)
+
+
+def _run_of(checkpoint: Path, given: Path) -> Path:
+    """The run folder to go on in.
+
+    Raises:
+        UserError: ``given`` is a step folder outside a run, or not the run's newest.
+    """
+    from turnout.checkpoint import folders
+
+    if checkpoint != given:
+        return given
+    place = checkpoint.resolve()
+    steps = folders.saved_steps(place.parent.parent)
+    if place.parent.name != "checkpoints" or place not in [folder for _, folder in steps]:
+        raise UserError(f"--resume {given}: must be a run folder, or RUN/checkpoints/step-N in one")
+    newest = steps[-1][1]
+    if place != newest:
+        raise UserError(
+            f"--resume {given}: the run has a newer checkpoint, {newest.name}; resume the run "
+            "folder, or move the newer ones away"
+        )
+    return given.resolve().parent.parent
 
 
 def _train(config: RunConfig, folder: Path, checkpoint: Path | None) -> int:
@@ -122,7 +144,10 @@ def _picture(folder: Path, bits: Mapping[str, float]) -> str:
 
     if not pictures.available():
         return f"no picture was drawn; for one: {INSTALL}, then {command()} probe {folder}"
-    return f"picture: {draw(folder, bits)[0]}"
+    try:
+        return f"picture: {draw(folder, bits)[0]}"
+    except UserError as error:
+        return f"no picture was drawn: {error}"
 
 
 def _interrupted(folder: Path, step: int) -> str:

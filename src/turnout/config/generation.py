@@ -23,10 +23,10 @@ class GenerateOptions:
     def __post_init__(self) -> None:
         require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
         require(
-            0 <= self.temperature < float("inf"),
+            self.temperature == 0 or 1e-6 <= self.temperature < float("inf"),
             "temperature",
             self.temperature,
-            "at least 0",
+            "0 or at least 0.000001",
             "0 takes the most probable token",
         )
         require(self.top_k is None or self.top_k >= 1, "top_k", self.top_k, "at least 1")

@@ -51,7 +51,7 @@ class EncoderDecoderConfig:
     norm_epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
-        _check_common(self.vocab_size, self.d_model, self.dropout)
+        _check_common(self.vocab_size, self.d_model, self.dropout, self.norm_epsilon)
         for name in ("encoder_layers", "decoder_layers", "encoder_length", "decoder_length"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         _check_placement(self.moe, self.stacks())
@@ -106,7 +106,7 @@ class DecoderOnlyConfig:
     norm_epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
-        _check_common(self.vocab_size, self.d_model, self.dropout)
+        _check_common(self.vocab_size, self.d_model, self.dropout, self.norm_epsilon)
         for name in ("num_layers", "length"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         rotary = self.positions.kind == Rotary.kind
@@ -146,7 +146,8 @@ class DecoderOnlyConfig:
 ModelConfig = EncoderDecoderConfig | DecoderOnlyConfig
 
 
-def _check_common(vocab_size: int, d_model: int, dropout: float) -> None:
+def _check_common(vocab_size: int, d_model: int, dropout: float, norm_epsilon: float) -> None:
+    require(norm_epsilon > 0, "model.norm_epsilon", norm_epsilon, "above 0")
     require(vocab_size >= 2, "model.vocab_size", vocab_size, "at least 2")
     require(d_model >= 1, "model.d_model", d_model, "at least 1")
     require(0 <= dropout < 1, "model.dropout", dropout, "in [0, 1)")

@@ -160,6 +160,8 @@ class MoEConfig:
         if factor is None:
             return None
         exact = round(factor * self.router.active * group_tokens / self.num_experts, 9)
+        if exact >= group_tokens:
+            return group_tokens
         rounded = _ROUNDINGS[self.capacity_rounding](exact)
         return min(max(rounded, self.min_capacity), group_tokens)
 

@@ -182,7 +182,8 @@ class TrainConfig:
         whole = ("steps", "batch_rows", "micro_batches", "eval_every", "eval_rows", "save_every")
         for name in whole:
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
-        require(self.threads >= 0, "train.threads", self.threads, "at least 0")
+        require(0 <= self.threads <= 1024, "train.threads", self.threads, "in 0 .. 1024")
+        require(0 <= self.seed < 2**63, "train.seed", self.seed, "in 0 .. 2^63 - 1")
         _not_negative("train.clip_norm", self.clip_norm)
         require(
             self.batch_rows % self.micro_batches == 0,

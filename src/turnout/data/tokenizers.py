@@ -39,8 +39,11 @@ class ByteTokenizer:
         return self.vocab_size - 1 - index
 
     def encode(self, text: bytes | str) -> list[int]:
-        """Ids of the bytes (of the UTF-8 form of a string); no end of text is added."""
-        raw = text.encode() if isinstance(text, str) else text
+        """Ids of the bytes (of the UTF-8 form of a string); no end of text is added.
+
+        Bytes that a command line could not decode are taken as they were typed.
+        """
+        raw = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
         return [byte + self.first_byte for byte in raw]
 
     def encode_array(self, text: bytes) -> UInt16[np.ndarray, " N"]:

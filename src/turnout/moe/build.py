@@ -92,6 +92,8 @@ def _capacity_rule(config: MoEConfig, group_tokens: int | None) -> CapacityRule:
             "the configured tokens of a routing group, since a capacity factor is set",
             "give group_tokens, or set both capacity factors to none",
         )
+    if group_tokens is not None and group_tokens < 1:
+        raise ConfigError("group_tokens", group_tokens, "at least 1")
     train, evaluation = (config.expert_capacity(factor, group_tokens or 0) for factor in factors)
     return CapacityRule(
         train=train,

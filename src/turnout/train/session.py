@@ -54,7 +54,12 @@ def open_session(config: RunConfig, checkpoint: Path | None = None) -> Session:
         model.init_weights(config.train.seed)
     state = TrainState.fresh(config, model)
     if checkpoint is not None:
-        resume(state, config, checkpoint)
+        try:
+            resume(state, config, checkpoint)
+        except (KeyError, TypeError, AttributeError, NotImplementedError) as error:
+            raise UserError(
+                f"{checkpoint}: not written by this version of Turnout ({error!r})"
+            ) from error
     objective = objectives.build(config.losses, config.model)
     return Session(config, data, state, objective, dtype, reason, product_reason)
 
@@ -90,7 +95,7 @@ def _same_text(data: Data, checkpoint: Path) -> None:
     Raises:
         UserError: the text differs from what the run was trained on.
     """
-    saved = str(load_meta(checkpoint)["text"])
+    saved = str(load_meta(checkpoint).get("text"))
     if data.summary.sha256 != saved:
         raise UserError(
             f"data.paths: the text (sha256 {data.summary.sha256[:12]}) is not what {checkpoint} "

@@ -51,6 +51,9 @@ class Trainer:
             UserError: a coefficient without effect, or too many bad steps in a row.
         """
         last = self.config.train.steps if until is None else until
+        if self.state.step < last:
+            first = self.data.micro_batches(self.state.step)
+            check_coefficients(self.state.model, self.objective, first)
         validation = self.data.validation()
         finished = False
         try:
@@ -66,8 +69,6 @@ class Trainer:
 
     def _steps(self, last: int, validation: list[Batch]) -> Evaluation:
         train, state = self.config.train, self.state
-        if state.step < last:
-            check_coefficients(state.model, self.objective, self.data.micro_batches(state.step))
         bad = 0
         evaluation = None
         while state.step < last:
