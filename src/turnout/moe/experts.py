@@ -13,8 +13,7 @@ from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.moe import ProductName
 from turnout.moe.products import grouped_product
 from turnout.nn.activations import activate
-from turnout.nn.feed_forward import apply_hidden_bias
-from turnout.nn.init import truncated_normal_
+from turnout.nn.feed_forward import apply_hidden_bias, init_network
 
 
 @final
@@ -60,16 +59,7 @@ class Experts(nn.Module):
         self, generator: torch.Generator | None = None, *, std: float | None = None
     ) -> None:
         """Truncated normal of true std ``sqrt(init_scale / fan_in)``, fan-in of one expert."""
-        for weight in (self.w_in, self.w_gate, self.w_out):
-            if weight is not None:
-                fan_in_std = (self.init_scale / weight.shape[1]) ** 0.5
-                cut = 2.0 if std is None else 3.0
-                truncated_normal_(weight, fan_in_std if std is None else std, generator, cut=cut)
-        for bias in (self.b_in, self.b_gate, self.b_out):
-            if bias is not None:
-                nn.init.zeros_(bias)
-        if self.hidden_bias is not None:
-            nn.init.constant_(self.hidden_bias, float(self.config.hidden_bias == "multiplicative"))
+        init_network(self, generator, std=std, scale=self.init_scale)
 
     def forward(
         self, rows: Float[Tensor, "N D"], offsets: Int[Tensor, " E"]

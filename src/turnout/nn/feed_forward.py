@@ -1,6 +1,6 @@
 """The dense feed-forward network: the twin of one expert. Axes: D width, F hidden width."""
 
-from typing import final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.nn.activations import activate
-from turnout.nn.init import truncated_normal_
+from turnout.nn.init import matrix_normal_
 
 
 @final
@@ -40,16 +40,7 @@ class FeedForward(nn.Module):
         scale: float = 1.0,
     ) -> None:
         """Truncated normal of std ``sqrt(scale / fan_in)``, or of ``std`` where given."""
-        for weight in (self.w_in, self.w_gate, self.w_out):
-            if weight is not None:
-                fan_in_std = (scale / weight.shape[1]) ** 0.5
-                cut = 2.0 if std is None else 3.0
-                truncated_normal_(weight, fan_in_std if std is None else std, generator, cut=cut)
-        for bias in (self.b_in, self.b_gate, self.b_out):
-            if bias is not None:
-                nn.init.zeros_(bias)
-        if self.hidden_bias is not None:
-            nn.init.constant_(self.hidden_bias, float(self.config.hidden_bias == "multiplicative"))
+        init_network(self, generator, std=std, scale=scale)
 
     def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
         x_gate = None
@@ -61,6 +52,35 @@ class FeedForward(nn.Module):
             hidden = apply_hidden_bias(hidden, self.hidden_bias.to(x.dtype), self.config)
         hidden = self.dropout(hidden)
         return F.linear(hidden, self.w_out.to(x.dtype), _cast(self.b_out, x.dtype))
+
+
+@runtime_checkable
+class Network(Protocol):
+    """The parameters of a feed-forward network, of one or stacked of many."""
+
+    config: FeedForwardConfig
+    w_in: nn.Parameter
+    w_gate: nn.Parameter | None
+    w_out: nn.Parameter
+    b_in: nn.Parameter | None
+    b_gate: nn.Parameter | None
+    b_out: nn.Parameter | None
+    hidden_bias: nn.Parameter | None
+
+
+def init_network(
+    network: Network, generator: torch.Generator | None, *, std: float | None, scale: float
+) -> None:
+    """Matrices as ``matrix_normal_`` says, biases 0, ST-MoE's B neutral."""
+    for weight in (network.w_in, network.w_gate, network.w_out):
+        if weight is not None:
+            matrix_normal_(weight, generator, scale=scale, std=std)
+    for bias in (network.b_in, network.b_gate, network.b_out):
+        if bias is not None:
+            nn.init.zeros_(bias)
+    if network.hidden_bias is not None:
+        neutral = float(network.config.hidden_bias == "multiplicative")
+        nn.init.constant_(network.hidden_bias, neutral)
 
 
 def apply_hidden_bias(

@@ -30,3 +30,19 @@ def truncated_normal_(
         tensor, 0.0, before, -cut * before, cut * before, generator=generator
     )
     return tensor
+
+
+def matrix_normal_(
+    weight: Tensor,
+    generator: torch.Generator | None = None,
+    *,
+    scale: float = 1.0,
+    std: float | None = None,
+) -> Tensor:
+    """``sqrt(scale / fan_in)`` cut at two deviations (Switch section 2.4), or ``std`` at three.
+
+    The fan-in is the second dimension: of [out, in], and of stacked experts' [expert, in, out].
+    """
+    if std is not None:
+        return truncated_normal_(weight, std, generator, cut=3.0)
+    return truncated_normal_(weight, (scale / weight.shape[1]) ** 0.5, generator)

@@ -19,7 +19,7 @@ from turnout.moe.routers.exploration import ExplorationPolicy
 from turnout.moe.routers.scores import best, linear_float32, router_input, router_stats
 from turnout.moe.routers.weights import Acceptance, combine_weights
 from turnout.moe.stats import RouterStats
-from turnout.nn.init import truncated_normal_
+from turnout.nn.init import matrix_normal_
 
 
 @final
@@ -59,9 +59,7 @@ class SoftmaxRouter(Router):
     def init_weights(
         self, generator: torch.Generator | None = None, *, std: float | None = None
     ) -> None:
-        fan_in_std = (self.init_scale / self.weight.shape[1]) ** 0.5
-        cut = 2.0 if std is None else 3.0
-        truncated_normal_(self.weight, fan_in_std if std is None else std, generator, cut=cut)
+        matrix_normal_(self.weight, generator, scale=self.init_scale, std=std)
 
     def forward(
         self, x: Float[Tensor, "B S D"], context: RoutingContext
