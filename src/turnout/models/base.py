@@ -9,20 +9,32 @@ from turnout.config.errors import UserError
 from turnout.config.model import ModelConfig
 from turnout.data.batch import Batch, Stream
 from turnout.models.cache import Cache
+from turnout.models.head import Head
+from turnout.models.initial import Deviations
 from turnout.models.outputs import ModelOutput
+from turnout.models.stack import Stack
 from turnout.moe.layer import MoELayer
 from turnout.moe.record import RoutingRecord
 from turnout.moe.stats import LayerDecision, LayerStats
+from turnout.nn.embedding import Embedding
+from turnout.nn.init import truncated_normal_
+from turnout.nn.linear import Linear
 
 
 class Model(nn.Module, ABC):
     """A language model: embedding, one or two stacks, head.
 
     Parameters are float32; ``dtype`` is the compute dtype, to which layers cast explicitly.
+
+    Attributes:
+        head: the output weights; None where they are those of the embedding.
     """
 
     config: ModelConfig
     dtype: torch.dtype
+    deviations: Deviations
+    embedding: Embedding
+    head: Linear | None
 
     @abstractmethod
     def forward(
@@ -40,16 +52,41 @@ class Model(nn.Module, ABC):
         """
 
     @abstractmethod
+    def stacks(self) -> tuple[Stack, ...]:
+        """The stacks in the order in which a token passes them; the decoder is the last."""
+
     def init_weights(self, seed: int) -> None:
         """Fills all weights from one generator; equal seeds give equal weights."""
+        generator = torch.Generator(self.embedding.weight.device).manual_seed(seed)
+        truncated_normal_(self.embedding.weight, self.deviations.embedding, generator, cut=3.0)
+        for stack in self.stacks():
+            stack.init_weights(generator, self.deviations)
+        if self.head is not None:
+            truncated_normal_(self.head.weight, self.deviations.head, generator, cut=3.0)
 
-    @abstractmethod
     def sparse_layers(self) -> dict[str, MoELayer]:
         """The sparse layers by name (``decoder.3.moe``), in order."""
+        return {
+            name: layer for stack in self.stacks() for name, layer in stack.sparse_layers().items()
+        }
 
-    @abstractmethod
     def empty_cache(self, batch: int, max_length: int) -> Cache:
         """A cache for ``batch`` rows of at most ``max_length`` decoder tokens."""
+        decoder = self.stacks()[-1].shape
+        return Cache.empty(
+            decoder.attention,
+            decoder.num_layers,
+            batch=batch,
+            max_length=max_length,
+            dtype=self.dtype,
+            device=self.embedding.weight.device,
+        )
+
+    def output_head(self) -> Head:
+        """The head over the weights as they are now."""
+        if self.head is not None:
+            return Head(self.head.weight)
+        return Head(self.embedding.weight, self.deviations.shared_logits)
 
 
 def advance(cache: Cache | None, stream: Stream) -> Cache | None:

@@ -10,14 +10,11 @@ from turnout.data.batch import Batch
 from turnout.models.base import Model, advance, record
 from turnout.models.cache import Cache
 from turnout.models.contexts import Contexts
-from turnout.models.head import Head
 from turnout.models.initial import deviations, sparse_like
 from turnout.models.outputs import ModelOutput
 from turnout.models.shape import StackShape
 from turnout.models.stack import Stack
-from turnout.moe.layer import MoELayer
 from turnout.nn.embedding import Embedding
-from turnout.nn.init import truncated_normal_
 from turnout.nn.linear import Linear
 
 
@@ -37,25 +34,8 @@ class DecoderOnly(Model):
         self.decoder = Stack(_shape(config, recompute))
         self.head = None if config.tied else Linear(config.d_model, config.vocab_size)
 
-    def init_weights(self, seed: int) -> None:
-        generator = torch.Generator(self.embedding.weight.device).manual_seed(seed)
-        truncated_normal_(self.embedding.weight, self.deviations.embedding, generator, cut=3.0)
-        self.decoder.init_weights(generator, self.deviations)
-        if self.head is not None:
-            truncated_normal_(self.head.weight, self.deviations.head, generator, cut=3.0)
-
-    def sparse_layers(self) -> dict[str, MoELayer]:
-        return self.decoder.sparse_layers()
-
-    def empty_cache(self, batch: int, max_length: int) -> Cache:
-        return Cache.empty(
-            self.config.attention,
-            self.config.num_layers,
-            batch=batch,
-            max_length=max_length,
-            dtype=self.dtype,
-            device=self.embedding.weight.device,
-        )
+    def stacks(self) -> tuple[Stack, ...]:
+        return (self.decoder,)
 
     def forward(
         self, batch: Batch, *, cache: Cache | None = None, routing: bool = False
@@ -72,16 +52,11 @@ class DecoderOnly(Model):
         )
         return ModelOutput(
             hidden=hidden,
-            head=self._head(),
+            head=self.output_head(),
             layers=layers,
             cache=cache,
             routing=record(layers, decisions, routing),
         )
-
-    def _head(self) -> Head:
-        if self.head is not None:
-            return Head(self.head.weight)
-        return Head(self.embedding.weight, self.deviations.shared_logits)
 
 
 def _shape(config: DecoderOnlyConfig, recompute: bool) -> StackShape:

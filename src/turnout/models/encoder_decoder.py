@@ -11,16 +11,13 @@ from turnout.data.batch import Batch, Stream
 from turnout.models.base import Model, advance, record, refuse_packed
 from turnout.models.cache import Cache
 from turnout.models.contexts import Contexts
-from turnout.models.head import Head
 from turnout.models.initial import deviations, sparse_like
 from turnout.models.outputs import ModelOutput
 from turnout.models.shape import StackShape
 from turnout.models.stack import Encoded, Stack
-from turnout.moe.layer import MoELayer
 from turnout.moe.stats import LayerDecision, LayerStats
 from turnout.nn.attention import attention_mask
 from turnout.nn.embedding import Embedding
-from turnout.nn.init import truncated_normal_
 from turnout.nn.linear import Linear
 
 Reports = tuple[tuple[LayerStats, ...], tuple[LayerDecision, ...]]
@@ -45,26 +42,8 @@ class EncoderDecoder(Model):
         self.decoder = Stack(_shape(config, recompute, decoder=True))
         self.head = None if config.tied else Linear(config.d_model, config.vocab_size)
 
-    def init_weights(self, seed: int) -> None:
-        generator = torch.Generator(self.embedding.weight.device).manual_seed(seed)
-        truncated_normal_(self.embedding.weight, self.deviations.embedding, generator, cut=3.0)
-        self.encoder.init_weights(generator, self.deviations)
-        self.decoder.init_weights(generator, self.deviations)
-        if self.head is not None:
-            truncated_normal_(self.head.weight, self.deviations.head, generator, cut=3.0)
-
-    def sparse_layers(self) -> dict[str, MoELayer]:
-        return self.encoder.sparse_layers() | self.decoder.sparse_layers()
-
-    def empty_cache(self, batch: int, max_length: int) -> Cache:
-        return Cache.empty(
-            self.config.attention,
-            self.config.decoder_layers,
-            batch=batch,
-            max_length=max_length,
-            dtype=self.dtype,
-            device=self.embedding.weight.device,
-        )
+    def stacks(self) -> tuple[Stack, ...]:
+        return (self.encoder, self.decoder)
 
     def forward(
         self, batch: Batch, *, cache: Cache | None = None, routing: bool = False
@@ -86,7 +65,7 @@ class EncoderDecoder(Model):
         layers = encoder_reports[0] + layers
         return ModelOutput(
             hidden=hidden,
-            head=self._head(),
+            head=self.output_head(),
             layers=layers,
             cache=cache,
             routing=record(layers, encoder_reports[1] + decisions, routing),
@@ -112,11 +91,6 @@ class EncoderDecoder(Model):
         known = cache.memory.mask
         allowed = attention_mask(batch.decoder.mask.long(), known.long(), known, causal=False)
         return cache, Encoded(allowed), reports
-
-    def _head(self) -> Head:
-        if self.head is not None:
-            return Head(self.head.weight)
-        return Head(self.embedding.weight, self.deviations.shared_logits)
 
 
 def _encoder_stream(batch: Batch) -> Stream:
