@@ -25,8 +25,9 @@ PUBLISHED = {
     "switch_xxl": (395, None),
     "switch_c": (1571, None),
     "st_moe_32b": (269, None),
-    "glam_64b_64e": (1162, 96.6),
+    "glam_64b_64e": (1160, 96.6),
     "mixtral_8x7b": (46.7, 12.9),
+    "olmoe": (6.9, None),
     "qwen3_30b_a3b": (30.5, None),
     "t5_small": (0.0605, None),
     "t5_large": (0.738, None),
@@ -65,7 +66,7 @@ ROUNDED = {
     "mt5_xxl": (13, None, 0),
 }
 # Within 1.5% of what is printed, which is coarser than the rounding of either.
-NEAR = {"glam_137b": 137, "glam_1_7b_256e": 105, "olmoe": 6.9}
+NEAR = {"glam_137b": 137, "glam_1_7b_256e": 105}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -8,8 +8,9 @@ from tests.moe.cases import ROUTERS, hidden, ragged_context, relative_error, sma
 from tests.moe.loop import layer_output
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.routers import SwitchRouter, TopKRouter
-from turnout.moe import MoELayer, RoutingContext
-from turnout.moe.dispatch import EinsumDispatcher
+from turnout.moe import Assignment, MoELayer, RoutingContext
+from turnout.moe.dispatch import EinsumDispatcher, Granted, SortedDispatcher
+from turnout.moe.experts import expert_of_row
 
 CAPACITIES = {"dropless": None, "CF 1": 1.0, "CF 0.5": 0.5}
 TOLERANCE = 1e-5  # of each tensor's largest entry, in float32
@@ -200,3 +201,62 @@ def test_the_experts_input_is_the_layer_s_input():
     layer(x, RoutingContext.of(torch.ones(2, 8, dtype=torch.bool)))
     rows = {tuple(row) for row in seen[0].tolist()}
     assert rows == {tuple(row) for row in x.flatten(0, 1).tolist()}
+
+
+@pytest.fixture
+def poisoned_memory():
+    """Every tensor that torch leaves uninitialised holds NaN instead."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_the_poison_is_there(poisoned_memory):
+    assert torch.empty(7).isnan().all() and torch.ones(3).new_empty(5).isnan().all()
+
+
+@pytest.mark.parametrize("product", ["slices", "grouped_mm", "padded_bmm"])
+@pytest.mark.parametrize("name", ["switch", "top_4_selected", "noisy_top_2", "ntlb"])
+def test_poisoned_scratch_reaches_no_output_or_gradient(name, product, poisoned_memory):
+    """Drops, padding and passed-on choices leave rows that no product writes by itself."""
+    layer = small_layer(
+        ROUTERS[name], num_experts=8, product=product, train_capacity_factor=0.5
+    ).train()
+    x, context = hidden(2, 8).requires_grad_(), ragged_context(2, 8)
+    expected = results(layer, x, context)[2]
+    for way in (layer, layer.with_dispatcher(EinsumDispatcher())):
+        y, stats, _ = way(x, context)
+        assert int(stats.kept.sum()) < int(stats.router.tokens.sum()) * stats.choices
+        for found, truth in zip([y.detach(), *gradients(way, x, y)], expected, strict=True):
+            assert torch.isfinite(found).all()
+            assert relative_error(found, truth) <= TOLERANCE
+
+
+@pytest.mark.parametrize("dispatcher", [SortedDispatcher(), EinsumDispatcher()])
+def test_an_assignment_need_not_give_every_token_as_many_experts(dispatcher):
+    """Token 0 has three experts, token 1 none, token 2 one (as expert choice would have it)."""
+    weight = torch.tensor([0.5, 2.0, 1.0, 3.0], requires_grad=True)
+    assignment = Assignment(
+        token=torch.tensor([0, 2, 0, 0]),
+        expert=torch.tensor([0, 0, 1, 2]),
+        choice=torch.tensor([0, 0, 0, 0]),
+        weight=weight,
+        log_probability=torch.zeros(4),
+        live=torch.tensor([True, True, True, True]),
+        num_tokens=3,
+        per_token=None,
+    )
+    granted = Granted(
+        assignment, torch.tensor([0, 1, 0, 0]), assignment.live, torch.zeros(3).long(), 1, 1, 3, 2
+    )
+    x = torch.tensor([[1.0, 2.0], [5.0, 6.0], [3.0, 4.0]])
+    dispatched = dispatcher.dispatch(x, granted)
+    of_row = expert_of_row(dispatched.rows.shape[0], dispatched.offsets)
+    scaled = dispatched.rows * (1.0 + of_row).unsqueeze(1)  # expert e multiplies by e + 1
+    y = dispatcher.combine(scaled, dispatched.ticket)
+    # token 0: (.5 * 1 + 1 * 2 + 3 * 3) x = 11.5 x; token 2: 2 * 1 x
+    assert y.tolist() == [[11.5, 23.0], [0.0, 0.0], [6.0, 8.0]]
+    y.sum().backward()
+    # d y / d weight = the expert's factor times the sum of the token's entries
+    assert weight.grad.tolist() == [3.0, 7.0, 6.0, 9.0]
