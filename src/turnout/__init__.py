@@ -16,7 +16,7 @@ _PUBLIC = {
     "FeedForwardConfig": "turnout.config.feed_forward",
     "GenerateOptions": "turnout.config.generation",
     "LayerStats": "turnout.moe.stats",
-    "LossConfig": "turnout.config.train",
+    "LossConfig": "turnout.config.losses",
     "MoEConfig": "turnout.config.moe",
     "MoELayer": "turnout.moe.layer",
     "RoutingContext": "turnout.moe.context",

@@ -14,7 +14,9 @@ from turnout.checkpoint.format import CheckpointError
 from turnout.checkpoint.read import load
 from turnout.config import io
 from turnout.config.errors import UserError
-from turnout.config.train import AdafactorConfig, AdamWConfig, Cosine, RunConfig
+from turnout.config.optimizers import AdafactorConfig, AdamWConfig
+from turnout.config.schedules import Cosine
+from turnout.config.train import RunConfig
 from turnout.train.evaluate import evaluate
 from turnout.train.header import run_header
 from turnout.train.hooks.metrics import MetricsWriter

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils import _pytree
 
+from turnout.config.losses import LossConfig, Scope
 from turnout.config.model import ModelConfig
-from turnout.config.train import LossConfig, Scope
 from turnout.data.batch import Batch
 from turnout.models.base import Model
 from turnout.moe.losses import (

@@ -3,7 +3,7 @@
 import torch
 
 from turnout.config import io
-from turnout.config.train import LossConfig
+from turnout.config.losses import LossConfig
 from turnout.models.base import Model
 from turnout.moe.layer import MoELayer
 from turnout.train.session import Session
