@@ -155,7 +155,7 @@ def test_override(options: dict[str, str], check: object) -> None:
             "model.attention, model.feed_forward: required and not given",
         ),
         ("out = 3", "out = 3: must be a string"),
-        ('"" = 3', ": no such option; known: data, "),
+        ('"" = 3', ": no such option; known: alarms, data, "),
         ("a = ", "the text is not valid TOML: "),
         ("a = 1\na = 2", "the text is not valid TOML: "),
         ("x = " + "[" * 5000, "the text is not valid TOML: "),

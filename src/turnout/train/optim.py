@@ -1,6 +1,6 @@
 """Optimisers from configurations: parameters grouped by role, and which of them decay."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any, Literal
@@ -30,7 +30,9 @@ def _adamw(config: AdamWConfig, model: nn.Module) -> Optimizer:
         [
             {"params": members, "weight_decay": config.weight_decay if decays else 0.0, **role}
             for decays in (True, False)
-            for role, members in _by_role(config, model, lambda each: _decays(each) == decays)
+            for role, members in _by_role(
+                config, [t for t in _trained(model) if _decays(t) == decays]
+            )
         ],
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
@@ -43,7 +45,7 @@ def _adafactor(config: AdafactorConfig, model: nn.Module) -> Optimizer:
     return Adafactor(
         [
             {"params": members, "stacked": role["role"] == "experts", **role}
-            for role, members in _by_role(config, model, lambda each: True)
+            for role, members in _by_role(config, _trained(model))
         ],
         lr=config.learning_rate,
         decay_exponent=config.decay_exponent,
@@ -57,7 +59,7 @@ def _adafactor(config: AdafactorConfig, model: nn.Module) -> Optimizer:
 def set_learning_rate(optimizer: Optimizer, value: float) -> None:
     """Set every group's learning rate: ``value`` times what its role learns at."""
     for group in optimizer.param_groups:
-        group["lr"] = value * group["rate"]
+        group["lr"] = value * group.get("rate", 1.0)  # an optimiser of the user's has no roles
 
 
 def role_of(name: str) -> Role:
@@ -89,16 +91,12 @@ def _trained(model: nn.Module) -> list[_Trained]:
 
 
 def _by_role(
-    config: AdamWConfig | AdafactorConfig, model: nn.Module, wanted: Callable[[_Trained], bool]
+    config: AdamWConfig | AdafactorConfig, trained: list[_Trained]
 ) -> Iterator[tuple[dict[str, Any], list[tuple[str, nn.Parameter]]]]:
-    """The wanted parameters with their names, a group for each role that has any."""
+    """Parameters with their names, a group for each role that has any."""
     rates = {"other": 1.0, "router": config.router_rate, "experts": config.expert_rate}
     for role, rate in rates.items():
-        members = [
-            (each.name, each.param)
-            for each in _trained(model)
-            if each.role == role and wanted(each)
-        ]
+        members = [(each.name, each.param) for each in trained if each.role == role]
         if members:
             yield {"role": role, "rate": rate}, members
 
