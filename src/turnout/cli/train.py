@@ -119,6 +119,7 @@ def _train(config: RunConfig, folder: Path, checkpoint: Path | None) -> int:
     from turnout.train.header import run_header
     from turnout.train.hooks.metrics import MetricsWriter
     from turnout.train.session import open_session
+    from turnout.train.stopping import Interrupted
     from turnout.train.trainer import Trainer
 
     session = open_session(config, checkpoint)
@@ -129,9 +130,9 @@ def _train(config: RunConfig, folder: Path, checkpoint: Path | None) -> int:
     )
     try:
         evaluation = trainer.run()
-    except KeyboardInterrupt:
-        print(_interrupted(folder, session.state.step), file=sys.stderr)
-        return 130
+    except Interrupted as stop:
+        print(f"{stop}; to go on: {command()} train --resume {folder}", file=sys.stderr)
+        return 128 + stop.signal
     bits = baselines(config.objective, session.data)
     print(closing(session, evaluation, folder, bits, _picture(folder, bits)), end="")
     return 0
@@ -148,15 +149,3 @@ def _picture(folder: Path, bits: Mapping[str, float]) -> str:
         return f"picture: {draw(folder, bits)[0]}"
     except UserError as error:
         return f"no picture was drawn: {error}"
-
-
-def _interrupted(folder: Path, step: int) -> str:
-    from turnout.checkpoint import folders
-
-    saved = folders.saved_steps(folder)
-    if not saved:
-        return f"interrupted after step {step}; no checkpoint was written yet"
-    return (
-        f"interrupted after step {step}; the checkpoint of step {saved[-1][0]} is kept: "
-        f"{command()} train --resume {folder}"
-    )

@@ -70,7 +70,7 @@ def saved_config(run: Path) -> RunConfig:
 
 
 def load_run(run: Path, config: RunConfig | None = None) -> tuple[RunConfig, Model]:
-    """The model of a run's newest checkpoint, in evaluation mode.
+    """The model of a run's newest checkpoint, in evaluation mode; the average if it keeps one.
 
     Args:
         config: what to build instead of the saved configuration, for another data path or dtype.
@@ -78,7 +78,7 @@ def load_run(run: Path, config: RunConfig | None = None) -> tuple[RunConfig, Mod
     config = saved_config(run) if config is None else config
     set_threads(config)
     model, _, _ = _built(config)
-    load_model(model, folders.latest(run))
+    load_model(model, folders.latest(run), average=config.train.average > 0)
     model.eval()
     return config, model
 
