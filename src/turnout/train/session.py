@@ -1,5 +1,6 @@
 """From a configuration or a run folder to everything that training and using a model needs."""
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,6 +54,8 @@ def open_session(config: RunConfig, checkpoint: Path | None = None) -> Session:
     if checkpoint is None:
         model.init_weights(config.train.seed)
     state = TrainState.fresh(config, model)
+    if config.train.compile:
+        compile_blocks(model)
     if checkpoint is not None:
         try:
             resume(state, config, checkpoint)
@@ -81,6 +84,18 @@ def load_run(run: Path, config: RunConfig | None = None) -> tuple[RunConfig, Mod
     load_model(model, folders.latest(run), average=config.train.average > 0)
     model.eval()
     return config, model
+
+
+def compile_blocks(model: Model) -> None:
+    """Compile the blocks of a model, each by itself: the time grows with their kinds alone.
+
+    Raises:
+        UserError: there is no C++ compiler, which torch needs for the CPU.
+    """
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise UserError("train.compile = true: needs a C++ compiler; install g++, or leave it out")
+    for stack in model.stacks():
+        stack.compile_blocks()
 
 
 def set_threads(config: RunConfig) -> None:

@@ -16,9 +16,12 @@ from turnout.train.alarms import watch
 from turnout.train.average import averaged
 from turnout.train.control import Best
 from turnout.train.evaluate import evaluate
+from turnout.train.header import run_header
 from turnout.train.hooks.base import End, Hook, Start
+from turnout.train.hooks.metrics import METRICS, MetricsWriter
 from turnout.train.report import Evaluation, Event, EventName, StepReport
 from turnout.train.saving import save_state
+from turnout.train.session import Session
 from turnout.train.state import TrainState, resume
 from turnout.train.step import optimiser_step
 from turnout.train.stopping import Interrupted, StopRequest, stop_requests
@@ -46,6 +49,29 @@ class Trainer:
     hooks: Sequence[Hook] = ()
     folder: Path | None = None
     header: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(
+        session: Session, folder: str | Path | None = None, hooks: Sequence[Hook] = ()
+    ) -> "Trainer":
+        """The trainer of ``open_session``'s session.
+
+        Args:
+            folder: the run's, where checkpoints and ``metrics.jsonl`` go; None writes nothing.
+            hooks: who watches, beside the metrics.
+        """
+        run = None if folder is None else Path(folder)
+        metrics = () if run is None else (MetricsWriter(run / METRICS),)
+        where = () if run is None else (f"folder     {run}",)
+        return Trainer(
+            session.config,
+            session.state,
+            session.data,
+            session.objective,
+            (*metrics, *hooks),
+            run,
+            (*run_header(session), *where),
+        )
 
     def run(self, until: int | None = None) -> Evaluation:
         """Train to step ``until``, the end of the run by default, and evaluate there.

@@ -10,6 +10,8 @@ from turnout.checkpoint.write import replace_file
 from turnout.train.hooks.base import End, Hook, Start
 from turnout.train.report import Evaluation, Event, LayerReport, StepReport, finite
 
+METRICS = "metrics.jsonl"
+
 
 @final
 class MetricsWriter(Hook):
