@@ -157,7 +157,7 @@ def _train(
 
 def _trackers(folder: Path, names: Sequence[str]) -> "list[Hook]":
     """TensorBoard where it is installed, and the hooks that the command line names."""
-    from turnout.train.hooks.load import load_hook
+    from turnout.cli.trackers import load_hook
 
     found = [load_hook(name, folder) for name in names]
     if find_spec("tensorboard") is not None:

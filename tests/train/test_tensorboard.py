@@ -1,13 +1,11 @@
-"""Trackers: TensorBoard's files read back, and hooks named on the command line."""
+"""TensorBoard's files, read back."""
 
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from turnout.config.errors import UserError
 from turnout.config.train import RunConfig
-from turnout.train.hooks.load import load_hook
 from turnout.train.hooks.tensorboard import TensorBoard
 from turnout.train.session import open_session
 from turnout.train.trainer import Trainer
@@ -22,22 +20,3 @@ def test_tensorboard_holds_what_the_run_reports(tiny_run: RunConfig, tmp_path: P
     assert found.Scalars("validation/loss")[-1].value == pytest.approx(evaluation.loss, rel=1e-6)
     assert "terms/balance" in tags
     assert any(tag.startswith("dropped/") for tag in tags)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("nonsense", "must be package.module:factory"),
-        ("no_such_package:make", "cannot import no_such_package"),
-        ("json:no_such", "json has no factory 'no_such'"),
-        ("builtins:str", "gave str, must give a turnout.Hook"),
-    ],
-)
-def test_a_hook_that_is_none_is_refused(name: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"^--hook {name}: .*{message}"):
-        load_hook(name, tmp_path)
-
-
-def test_a_hook_of_the_users_own(tmp_path: Path) -> None:
-    hook = load_hook("turnout.train.hooks.tensorboard:TensorBoard", tmp_path)
-    assert isinstance(hook, TensorBoard)
