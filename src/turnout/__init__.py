@@ -31,7 +31,6 @@ _PUBLIC = {
     "load_run": "turnout.train.session",
     "open_session": "turnout.train.session",
     "Trainer": "turnout.train.trainer",
-    "latest_checkpoint": ("turnout.checkpoint.folders", "latest"),
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

@@ -24,7 +24,7 @@ def saved_steps(run: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def latest(run: Path) -> Path:
+def latest(run: Path | str) -> Path:
     """The newest complete checkpoint of a run folder, or ``run`` itself when it is one.
 
     Raises:

@@ -19,6 +19,10 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--objective", metavar="causal|span", help="the form of the preset")
     parser.add_argument("--dense", action="store_true", help="the dense twin, for comparison")
     parser.add_argument("--router", metavar="NAME", help="another kind of router")
+    parser.add_argument("--optimizer", metavar="NAME", help="adamw or adafactor, as it comes")
+    parser.add_argument(
+        "--schedule", metavar="NAME", help="cosine, wsd, constant or inverse_sqrt, as it comes"
+    )
     parser.add_argument(
         "--data", nargs="+", metavar="PATH", help="files and folders; default: Python's library"
     )
@@ -26,7 +30,7 @@ def add_options(parser: Parser) -> None:
 
 
 def resolve(options: argparse.Namespace, dotted: Mapping[str, str]) -> RunConfig:
-    """Preset, then file, then ``--dense``, ``--router``, ``--data`` and the dotted options.
+    """Preset, then file, then ``--dense``, ``--router``, ``--data``, kinds and dotted options.
 
     Raises:
         UserError: a name or value that cannot be, with the nearest name.
@@ -40,7 +44,12 @@ def resolve(options: argparse.Namespace, dotted: Mapping[str, str]) -> RunConfig
         config = io.override(config, {"model.moe.router": options.router})
     if options.data:
         config = replace(config, data=replace(config.data, paths=tuple(options.data)))
-    return io.override(config, dotted)
+    kinds = {
+        name: given
+        for name in ("optimizer", "schedule")
+        if (given := getattr(options, name)) is not None
+    }
+    return io.override(config, {**kinds, **dotted})
 
 
 def fresh_folder(config: RunConfig, out: str | None) -> Path:

@@ -89,7 +89,10 @@ def _help(parser: Parser, config: RunConfig) -> str:
 
 
 def _resume(options: argparse.Namespace, dotted: dict[str, str]) -> int:
-    for name in ("preset", "objective", "router", "data", "config", "out"):
+    for name in (
+        *("preset", "objective", "router", "data", "config", "out"),
+        *("optimizer", "schedule"),
+    ):
         if getattr(options, name) is not None:
             raise UserError(
                 f"--resume {options.resume}: takes no {name}, the run has its own; dotted options "

@@ -39,8 +39,11 @@ class Session:
     product_reason: str
 
 
-def open_session(config: RunConfig, checkpoint: Path | None = None) -> Session:
+def open_session(config: RunConfig, checkpoint: Path | str | None = None) -> Session:
     """Read the data, build and fill the model: freshly, or from ``checkpoint`` to go on.
+
+    Args:
+        checkpoint: a run's folder, for its newest checkpoint, or one of its step folders.
 
     Raises:
         UserError: anything about data, configuration or checkpoint that cannot be.
@@ -48,6 +51,7 @@ def open_session(config: RunConfig, checkpoint: Path | None = None) -> Session:
     set_threads(config)
     data = pipeline.build(config)
     if checkpoint is not None:
+        checkpoint = folders.latest(checkpoint)
         _same_text(data, checkpoint)
     config, product_reason = with_product(config, data)
     model, dtype, reason = _built(config)
@@ -67,12 +71,12 @@ def open_session(config: RunConfig, checkpoint: Path | None = None) -> Session:
     return Session(config, data, state, objective, dtype, reason, product_reason)
 
 
-def saved_config(run: Path) -> RunConfig:
+def saved_config(run: Path | str) -> RunConfig:
     """The configuration in the newest checkpoint of a run folder."""
     return io.from_dict(RunConfig, load_meta(folders.latest(run))["config"])
 
 
-def load_run(run: Path, config: RunConfig | None = None) -> tuple[RunConfig, Model]:
+def load_run(run: Path | str, config: RunConfig | None = None) -> tuple[RunConfig, Model]:
     """The model of a run's newest checkpoint, in evaluation mode; the average if it keeps one.
 
     Args:

@@ -1,0 +1,112 @@
+"""Every block of Python and every command in the documents runs, on a small model and few steps."""
+
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from turnout.cli.main import main
+from turnout.config import io, presets
+from turnout.config.train import RunConfig
+
+ROOT = Path(__file__).parent.parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SMALL = {
+    "model.d_model": "32",
+    "model.feed_forward.d_ff": "32",
+    "train.batch_rows": "4",
+    "train.eval_rows": "4",
+    "train.micro_batches": "1",
+    "train.steps": "3",
+    "train.threads": "1",
+    "train.dtype": "float32",
+}
+# What stands in the blocks of README and examples/ alike is run from there.
+ELSEWHERE = {"README.md": ROOT / "tests" / "examples" / "test_drop_in.py"}
+
+
+def blocks(document: Path, *languages: str) -> list[str]:
+    return [text for kind, text in BLOCK.findall(document.read_text()) if kind in languages]
+
+
+def small(config: RunConfig) -> RunConfig:
+    return io.override(config, SMALL)
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    for number in range(12):
+        text = "\n".join(f"On day {day} I wrote {day * number} words." for day in range(60))
+        (folder / f"{number:02d}.txt").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def workplace(
+    tmp_path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], RunConfig]:
+    """A folder with notes to train on; presets are small ones over those notes."""
+    whole = presets.run
+
+    def shrunk(name: str, objective: str | None = None, dense: bool = False) -> RunConfig:
+        config = whole(name, objective, dense)
+        if config.model.d_model > 512:
+            return config  # a published model, whose configuration alone is looked at
+        return replace(small(config), data=replace(config.data, paths=(str(notes),)))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(presets, "run", shrunk)
+    return shrunk
+
+
+@pytest.mark.parametrize(
+    "document",
+    [d for d in DOCUMENTS if blocks(d, "python") and d.name not in ELSEWHERE],
+    ids=lambda document: document.name,
+)
+def test_python_blocks_run(document: Path, workplace: object) -> None:
+    names: dict[str, object] = {"__name__": "document"}
+    for text in blocks(document, "python"):
+        exec(compile(text, str(document), "exec"), names)
+
+
+def test_what_is_run_elsewhere_is() -> None:
+    assert all(path.is_file() for path in ELSEWHERE.values())
+
+
+def commands(document: Path) -> list[list[str]]:
+    lines = "\n".join(blocks(document, "sh")).splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.mark.parametrize(
+    "document", [d for d in DOCUMENTS if blocks(d, "sh")], ids=lambda document: document.name
+)
+def test_commands_run(
+    document: Path, workplace: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert main(["train"]) == 0  # runs/switch_demo, which documents begin with
+    for command, *arguments in commands(document):
+        if command == "make":
+            assert arguments[0] in targets, arguments
+        elif command == ".ci/run":
+            assert (ROOT / ".ci" / "run").is_file()
+        else:
+            assert command == "turnout", f"{document.name}: {command} is no command that is tested"
+            capsys.readouterr()
+            code = main(arguments)
+            assert code == 0, f"turnout {shlex.join(arguments)}: {capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_blocks_say_what_they_are(document: Path) -> None:
+    """A block without a language would be run by nothing."""
+    kinds = {kind for kind, _ in BLOCK.findall(document.read_text())}
+    assert kinds <= {"python", "sh", "text", "toml", "json"}, document.name
