@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
 
 from turnout.data.fetch.errors import PackageError
 from turnout.data.fetch.tools import Tools
@@ -34,8 +33,7 @@ class Limits:
     member_bytes: int = 64 * 2**20
 
 
-class _Readable(Protocol):
-    def read(self, size: int = -1, /) -> bytes: ...
+_Read = Callable[[int], bytes]
 
 
 def members(
@@ -67,26 +65,26 @@ def members(
 
 @contextmanager
 def _tar(path: Path, package: str, tools: Tools, limits: Limits) -> Iterator[tarfile.TarFile]:
-    with _stream(path, package, tools) as stream:
-        counted = _Counted(stream, package, limits.total_bytes)
+    with _stream(path, package, tools) as read:
+        counted = _Counted(read, package, limits.total_bytes)
         with tarfile.open(fileobj=counted, mode="r|", bufsize=_CHUNK) as tar:  # type: ignore[call-overload]
             yield tar
 
 
 @contextmanager
-def _stream(path: Path, package: str, tools: Tools) -> Iterator[_Readable]:
+def _stream(path: Path, package: str, tools: Tools) -> Iterator[_Read]:
     """The uncompressed tar inside a package."""
     if path.suffix != ".deb":
         with gzip.open(path, "rb") as plain:
-            yield plain
+            yield plain.read
         return
     name, data = _ar_data(path, package)
     if name == "data.tar":
-        yield io.BytesIO(data)
+        yield io.BytesIO(data).read
     elif name == "data.tar.gz":
-        yield gzip.GzipFile(fileobj=io.BytesIO(data))
+        yield gzip.GzipFile(fileobj=io.BytesIO(data)).read
     elif name == "data.tar.xz":
-        yield _Xz(data)
+        yield _Xz(data).read
     else:
         with _by_dpkg(path, package, tools) as plain:
             yield plain
@@ -112,7 +110,7 @@ def _ar_data(path: Path, package: str) -> tuple[str, bytes]:
 
 
 @contextmanager
-def _by_dpkg(path: Path, package: str, tools: Tools) -> Iterator[IO[bytes]]:
+def _by_dpkg(path: Path, package: str, tools: Tools) -> Iterator[_Read]:
     """Ubuntu compresses by zstd, which dpkg-deb reads and Python 3.11 does not."""
     program = tools.find("dpkg-deb")
     if program is None:
@@ -124,7 +122,7 @@ def _by_dpkg(path: Path, package: str, tools: Tools) -> Iterator[IO[bytes]]:
         if process.stdout is None:
             raise PackageError(package, "dpkg-deb gave no output")
         try:
-            yield process.stdout
+            yield process.stdout.read
         finally:
             process.kill()
 
@@ -159,13 +157,13 @@ def _refuse(package: str, member: tarfile.TarInfo, name: str) -> None:
 class _Counted:
     """Counts what is read, so that an archive which inflates without end is stopped."""
 
-    def __init__(self, stream: _Readable, package: str, limit: int) -> None:
-        self._stream, self._package = stream, package
+    def __init__(self, read: _Read, package: str, limit: int) -> None:
+        self._read, self._package = read, package
         self._left, self._limit = limit, limit
 
     def read(self, size: int) -> bytes:
         """At most ``size`` bytes."""
-        data = self._stream.read(size)
+        data = self._read(size)
         self._left -= len(data)
         if self._left < 0:
             reason = f"refused: it unpacks to more than {self._limit / 2**20:,.0f} MiB"
@@ -180,7 +178,7 @@ class _Xz:
         self._rest = memoryview(data)
         self._decoder = lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
 
-    def read(self, size: int = -1, /) -> bytes:
+    def read(self, size: int) -> bytes:
         """``size`` bytes, fewer at the end; raises EOFError where the stream is cut."""
         parts: list[bytes] = []
         left = size

@@ -92,7 +92,7 @@ _RUST_BOOKS = (
 PROSE = Corpus(
     "prose",
     "English prose and technical prose, public domain or permissively licensed",
-    0,
+    64.3,
     (
         Source(
             "state-of-the-union",
@@ -179,7 +179,7 @@ PROSE = Corpus(
 PROSE_COPYLEFT = Corpus(
     "prose-copyleft",
     "more English technical prose and dictionaries, under copyleft licences",
-    0,
+    75.5,
     (
         Source(
             "linux-doc",
@@ -290,7 +290,7 @@ _GUIDE_FILES = r"usr/share/doc/installation-guide-amd64/{}/[^/]+\.html"
 MULTILINGUAL = Corpus(
     "multilingual",
     "software documentation in English and 19 more languages",
-    0,
+    115.0,
     (
         *(_help(language) for language in ("en-us", *_HELP_LANGUAGES)),
         *(_man_pages(suffix, megabytes) for suffix, megabytes in _MAN_PAGES.items()),

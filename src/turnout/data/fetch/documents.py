@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,9 @@ from turnout.data.fetch.corpora import Source
 
 _REPEATABLE_BYTES = 64
 _SHORTEST_BYTES = 64
+# Words that running English cannot do without, and none of the corpora's other languages has two.
+_ENGLISH = re.compile(r"\b(the|and|that|this|for|with|are|from)\b", re.IGNORECASE)
+_ENGLISH_EVERY = 70
 
 
 @dataclass
@@ -29,7 +33,7 @@ class Tally:
     Attributes:
         languages: documents and bytes by language.
         repeated_bytes: paragraphs that occurred before in the source.
-        foreign_bytes: lines left out since another source has them.
+        foreign_bytes: lines left out because they are English in a source that is not.
         short: documents that were left out because nothing much remained.
     """
 
@@ -56,7 +60,9 @@ def write(
     with path.open("w", encoding="utf-8", newline="\n") as out:
         for name, raw, language in files:
             for title, text in CLEANERS[source.cleaner](name, raw):
-                kept = _without_lines(tidy(text), known_lines, tally)
+                kept = tidy(text)
+                if language != "en":
+                    kept = _without_english(kept, known_lines, tally)
                 kept = _once(kept, seen, tally)
                 size = len(kept.encode())
                 if size < _SHORTEST_BYTES:
@@ -84,16 +90,22 @@ def _lines(text: str) -> Iterator[str]:
     return (line.strip() for line in text.split("\n"))
 
 
-def _without_lines(text: str, known: frozenset[bytes], tally: Tally) -> str:
-    if not known:
-        return text
+def _without_english(text: str, known: frozenset[bytes], tally: Tally) -> str:
+    """Without the lines that the English source has too, or that read as English."""
     kept = []
     for line in text.split("\n"):
-        if line.strip() and _hash(line.strip()) in known:
+        bare = line.strip()
+        if bare and (_hash(bare) in known or is_english(bare)):
             tally.foreign_bytes += len(line.encode()) + 1
         else:
             kept.append(line)
     return tidy("\n".join(kept))
+
+
+def is_english(line: str) -> bool:
+    """Two of English's commonest words, and one every 70 characters."""
+    found = [word.lower() for word in _ENGLISH.findall(line)]
+    return len(set(found)) > 1 and len(found) * _ENGLISH_EVERY >= len(line)
 
 
 def _once(text: str, seen: set[bytes], tally: Tally) -> str:

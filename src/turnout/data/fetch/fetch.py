@@ -96,12 +96,13 @@ def _check(offer: Offer, source: Source, failures: dict[str, PackageError]) -> N
 
 
 def _make(source: Source, offer: Offer, store: Store, tools: Tools, progress: Progress) -> int:
+    """Download, clean and record one source; returns the bytes that were downloaded."""
     started = time.monotonic()
     path, fetched = download(offer, store.downloads, tools, progress)
     progress.begin(f"{source.name}: cleaning", 0)
     known: frozenset[bytes] = frozenset()
     if source.without_lines_of:
-        known = documents.lines_of(_sibling(store, source))
+        known = documents.lines_of(store.finished_path(source.without_lines_of))
     notices: list[tuple[str, bytes]] = []
     files = _files(source, offer, path, tools, notices)
     try:
@@ -122,11 +123,6 @@ def _make(source: Source, offer: Offer, store: Store, tools: Tools, progress: Pr
     record = store.finish(source, offer, tally)
     progress.say(_line(record, fetched, time.monotonic() - started))
     return fetched
-
-
-def _sibling(store: Store, source: Source) -> Path:
-    folder = store.text_path(source).parent
-    return folder / f"{source.without_lines_of}.jsonl"
 
 
 def _files(

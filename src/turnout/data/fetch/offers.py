@@ -102,13 +102,17 @@ def _why(
     if source.name in without:
         return "left out by --without"
     if missing:
-        return f"{missing} is not installed"
+        return _not_installed(missing)
     if offer is None:
         return f"{source.package.manager} offers no {source.package.title}"
     needed = source.without_lines_of
     if needed in {one.source for one in left}:
         return f"{needed}, which tells its untranslated lines, is left out"
     return ""
+
+
+def _not_installed(program: str) -> str:
+    return f"{program} is not installed"
 
 
 def _notes(
@@ -124,8 +128,11 @@ def _notes(
     rest = f"; the other {len(items)} can be had" if items else ""
     notes = []
     for why, names in reasons.items():
-        fix = "".join(f" ({_INSTALL[m]})" for m, name in missing.items() if why.startswith(name))
-        fix = fix if "not installed" in why else ""
+        fix = "".join(
+            f" ({_INSTALL[manager]})"
+            for manager, program in missing.items()
+            if program and why == _not_installed(program)
+        )
         if why.startswith("apt offers no") and not apt_offers:
             fix = " (`apt-get update` fetches the lists of packages)"
         notes.append(f"left out, since {why}{fix}: {', '.join(names)}{rest}")

@@ -49,6 +49,11 @@ class Store:
         """Where a source's documents are."""
         return self.folder / _relative(source)
 
+    def finished_path(self, name: str) -> Path:
+        """Where the documents of a source are that this fetch has recorded."""
+        record = _load(self.folder / ".work" / f"{name}.json") or {}
+        return self.folder / str(record["file"])
+
     def part_path(self, source: Source) -> Path:
         """Where they are while they are being written."""
         return self.folder / ".work" / f"{source.name}.part"

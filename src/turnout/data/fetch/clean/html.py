@@ -72,6 +72,7 @@ _BLOCKS = frozenset(
 )
 _CELLS = frozenset({"td", "th"})
 _CELL = "\x1f"
+_MARKED = re.compile(r"<!\[[^<>]*>")
 _SPACE = re.compile(r"\s+")
 _SPACES = re.compile(r"[ \t]+")
 
@@ -94,7 +95,8 @@ class Rules:
 def text_of(page: str, rules: Rules) -> str:
     """The text of a page: paragraphs divided by empty lines, table rows as ``a | b``."""
     reader = _Reader(rules)
-    reader.feed(page)
+    # The parser stops at a marked section that it does not know; none holds text.
+    reader.feed(_MARKED.sub("", page).replace("<![", "&lt;!["))
     reader.close()
     return reader.result()
 
@@ -133,11 +135,11 @@ class _Reader(HTMLParser):
         if not self._inside:
             self._enter(tag, attrs)
             return
-        self._root_depth += tag == self._root_tag
         if self._is_skipped(tag, attrs):
             if tag not in _VOID:
                 self._skip_tag, self._skip_depth = tag, 1
             return
+        self._root_depth += tag == self._root_tag
         self._open(tag)
 
     def handle_endtag(self, tag: str) -> None:

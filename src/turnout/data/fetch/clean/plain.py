@@ -11,6 +11,7 @@ from turnout.data.fetch.clean.text import decode, tidy, unwrap
 _GROUP = 4000
 _MAX_DICTIONARY = 256 * 2**20
 _STRINGS, _STRING = 16, 9
+_CHAPTER = re.compile(r"\n\n(?=(?:CHAPTER|Chapter) [0-9IVXL]+)")
 
 
 def paragraphs(name: str, raw: bytes) -> str:
@@ -19,7 +20,7 @@ def paragraphs(name: str, raw: bytes) -> str:
 
 
 def r_strings(name: str, raw: bytes) -> Iterator[tuple[str, str]]:
-    """The character vectors of an R lazy-load database, a text each, its first line the name.
+    """The chapters of the novels in an R lazy-load database: each a character vector of lines.
 
     The file is a row of slices: four bytes for the inflated length, then a zlib stream that holds
     R's serialisation in XDR. Only version 3 and plain character vectors are read.
@@ -35,7 +36,10 @@ def r_strings(name: str, raw: bytes) -> Iterator[tuple[str, str]]:
         lines = list(_character_vector(data))
         if lines:
             text = unwrap(tidy("\n".join(lines)))
-            yield text.partition("\n")[0].strip().title(), text
+            novel = text.partition("\n")[0].strip().title()
+            for chapter in _CHAPTER.split(text):
+                heading, _, _ = chapter.partition("\n")
+                yield f"{novel}: {heading.strip()}", chapter
 
 
 def _character_vector(data: bytes) -> Iterator[str]:
@@ -148,6 +152,8 @@ def _grouped(name: str, entries: Iterable[tuple[str, str]], gap: str) -> Iterato
     group: list[str] = []
     first = ""
     for word, text in entries:
+        if not text:
+            continue
         first = first or word
         group.append(text)
         if sum(map(len, group)) >= _GROUP:

@@ -72,10 +72,10 @@ _CODE = frozenset(
 )
 
 _ROLE_TARGET = re.compile(r":[a-zA-Z][\w:+.-]*:`!?([^`<]+?)\s*<[^`>]+>`", re.DOTALL)
-_ROLE = re.compile(r":[a-zA-Z][\w:+.-]*:`([!~]?)([^`]+)`", re.DOTALL)
+_ROLE = re.compile(r":[a-zA-Z][\w:+.-]*:`([!~]?)([^`\n]+(?:\n[^`\n]+)?)`")
 _LINK = re.compile(r"`([^`<]+?)\s*<[^`>]+>`__?", re.DOTALL)
 _REFERENCE = re.compile(r"`([^`]+)`__?(?!\w)")
-_LITERAL = re.compile(r"``(.+?)``", re.DOTALL)
+_LITERAL = re.compile(r"``(.+?(?:\n.+?)?)``")
 _STRONG = re.compile(r"(?<![\w*`])(\*{1,2})(?=[^\s*])([^*`]+?)(?<=\S)\1(?![\w*`])")
 _SUBSTITUTION = re.compile(r"\|(\w[\w -]*)\|_{0,2}")
 _PARAMETER = re.compile(
@@ -164,16 +164,24 @@ def _blocks(lines: list[tuple[bool, str]]) -> list[str]:
 
 def _block(lines: list[str], literal: bool) -> str:
     text = "\n".join(lines)
-    if literal or text.lstrip().startswith((">>>", "+-", "+=", "| ")):
+    if literal or text.lstrip().startswith(">>>"):
         return text
+    if text.lstrip().startswith(("+-", "+=", "| ")):
+        return _in_table(text)
     if text.strip() == "::":
         return ""
     text = re.sub(r"::$", ":", text, flags=re.MULTILINE)
-    return unwrap_paragraph(_inline(text))
+    text = _RETURNS.sub(r"\1Returns:", _PARAMETER.sub(r"\1\2:", text))
+    return _inline(unwrap_paragraph(text))  # in this order: markup counts in a wrapped line
+
+
+def _in_table(text: str) -> str:
+    """Without roles and double quotes, at the same width, so that columns stay columns."""
+    text = _ROLE.sub(lambda found: _role(found).ljust(len(found[0])), text)
+    return _LITERAL.sub(lambda found: f"`{found[1]}`".ljust(len(found[0])), text)
 
 
 def _inline(text: str) -> str:
-    text = _RETURNS.sub(r"\1Returns:", _PARAMETER.sub(r"\1\2:", text))
     text = _ROLE_TARGET.sub(r"\1", text)
     text = _ROLE.sub(_role, text)
     text = _LITERAL.sub(r"`\1`", text)

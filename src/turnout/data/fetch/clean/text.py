@@ -13,7 +13,7 @@ _BLANK_LINES = re.compile(r"\n{3,}")
 _BULLET = re.compile(r"(?:[-*+•]|\(?[0-9]{1,3}[.)]|\(?[a-z][.)]|#\.)\s+")
 # Columns, rules and tables: lines whose breaks mean something.
 _SHAPED = re.compile(r"[^\s.!?:;,\"')] {2,}\S|\t| \| |^\W{4,}$", re.MULTILINE)
-_MIN_WIDTH = 56
+_MIN_WIDTH = 64
 _SLACK = 0.85
 
 
