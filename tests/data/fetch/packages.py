@@ -154,7 +154,7 @@ CORPUS = Corpus(
 )
 
 GERMAN = "Dieser Satz steht nur hier, und er ist lang genug, um ein Dokument für sich zu sein."
-SHARED = "A line of the guide that nobody has put into another tongue as yet, nor ever will."
+SHARED = "Menu File - Save As: ODT, DOCX, RTF, PDF; menu Tools - Options - General - Paths."
 
 
 def stocked(folder: Path) -> Shop:

@@ -103,11 +103,18 @@ def test_too_many_and_too_large_members(tmp_path: Path) -> None:
         read(path, Limits(member_bytes=5))
 
 
-def test_every_truncation_is_one_error(tmp_path: Path) -> None:
-    whole = deb(files(GOOD))
-    for size in range(0, len(whole) - 1, 7):
+@pytest.mark.parametrize("compression", ["xz", "gz", ""])
+def test_every_truncation_is_one_error(tmp_path: Path, compression: str) -> None:
+    whole = deb(files(GOOD), compression)
+    for size in range(0, len(whole) - 1, max(7, len(whole) // 60)):
         with pytest.raises(PackageError, match="thing: "):
             read(packed(tmp_path, whole[:size]))
+
+
+def test_a_stream_that_was_cut_before_it_was_packed(tmp_path: Path) -> None:
+    cut = lzma.compress(files(GOOD))[:-30]
+    with pytest.raises(PackageError, match="thing: the archive is damaged"):
+        read(packed(tmp_path, ar({"data.tar.xz": cut})))
     small = tgz({"package/a.txt": "first"})
     for size in range(len(small)):
         with pytest.raises(PackageError, match="thing: the archive is damaged"):

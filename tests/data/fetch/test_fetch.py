@@ -94,6 +94,17 @@ def test_a_whole_corpus_is_left_alone_and_a_changed_file_is_noticed(
     assert again.made == ("tales",)
 
 
+def test_a_corpus_that_is_being_mended_has_no_manifest(shop: Shop, store: Store) -> None:
+    first = run(shop, store)
+    (store.folder / "held_out/guide-xx.jsonl").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        run(shop, store, Lines(stop_at="guide-xx"))
+    assert not store.manifest_path.exists()
+    again = run(shop, store)
+    assert again.made == ("guide-xx",)
+    assert again.manifest == first.manifest
+
+
 def test_the_same_packages_give_the_same_corpus(shop: Shop, store: Store, tmp_path: Path) -> None:
     other = Store(tmp_path / "other")
     assert run(shop, store).manifest == run(shop, other).manifest
