@@ -121,7 +121,10 @@ def test_the_live_display_shows_the_step_at_hand() -> None:
         live.update(50)
         bar.refresh()
         live.say("[bold]finished[/bold]")
+        live.begin("manual: cleaning", 0)
+        bar.refresh()
     assert "manual 1.0 50 of 200" in captured.get()
+    assert "manual: cleaning 0 of None" in captured.get()
     assert "[bold]finished[/bold]" in captured.get()  # names are text, not markup
 
 

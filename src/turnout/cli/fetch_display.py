@@ -39,7 +39,8 @@ class LiveProgress(Progress):
 
     def begin(self, label: str, total: int) -> None:
         """Start the bar anew."""
-        self._bar.reset(self._task, description=label, total=total or None)
+        self._bar.remove_task(self._task)  # a reset would keep the total of the step before
+        self._task = self._bar.add_task(label, total=total or None)
 
     def update(self, done: int) -> None:
         """Move the bar."""
