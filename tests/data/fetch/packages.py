@@ -111,12 +111,12 @@ class Shop:
 
 
 class Lines(Progress):
-    """Remembers what was said; ``stop_at`` is a label at which Ctrl-C is pressed."""
+    """Remembers what was said; presses Ctrl-C at a label, makes a file when bytes are seen."""
 
-    def __init__(self, stop_at: str = "\0") -> None:
+    def __init__(self, stop_at: str = "\0", seen: Path | None = None) -> None:
         self.said: list[str] = []
         self.most = 0
-        self._stop_at = stop_at
+        self._stop_at, self._seen = stop_at, seen
 
     def begin(self, label: str, total: int) -> None:
         """Perhaps be interrupted."""
@@ -126,6 +126,8 @@ class Lines(Progress):
     def update(self, done: int) -> None:
         """Remember how far it came."""
         self.most = max(self.most, done)
+        if done and self._seen:
+            self._seen.touch()
 
     def say(self, line: str) -> None:
         """Remember the line."""

@@ -268,6 +268,15 @@ def test_a_damaged_download_of_an_earlier_run_is_fetched_again(shop: Shop, store
     assert shop.log.count("apt manual-10=10.2-1") == 2
 
 
+def test_a_download_is_followed_while_it_runs(shop: Shop, store: Store) -> None:
+    slow = '/bin/cp "$shop/tales.tgz" .; while [ ! -e "$shop/seen" ]; do /bin/sleep 0.05; done'
+    shop.program("npm", slow)
+
+    progress = Lines(seen=shop.folder / "seen")
+    run(shop, store, progress)
+    assert progress.most == (shop.folder / "tales.tgz").stat().st_size
+
+
 def test_a_torn_record_means_the_source_is_made_again(shop: Shop, store: Store) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(shop, store, Lines(stop_at="guide-en"))

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from turnout.data.fetch.errors import PackageError
@@ -64,7 +65,9 @@ def download(offer: Offer, folder: Path, tools: Tools, progress: Progress) -> tu
 
 def _ask(offer: Offer, part: Path, tools: Tools, progress: Progress) -> Finished:
     def watch() -> None:
-        progress.update(sum(file.stat().st_size for file in part.iterdir() if file.is_file()))
+        # The manager renames its files meanwhile: one that has gone is a display a moment late.
+        with suppress(FileNotFoundError):
+            progress.update(sum(file.stat().st_size for file in part.iterdir()))
 
     words: tuple[str, ...]
     if offer.package.manager == "apt":
