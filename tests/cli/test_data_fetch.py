@@ -87,7 +87,8 @@ def test_a_fetch_and_what_it_says(
     assert (result.code, result.err) == (0, "")
     manifest = json.loads(Path("corpus/manifest.json").read_text())
     lines = result.out.splitlines()
-    assert lines[0].startswith("tales: 0.0 MB fetched, 0.00 MB of text, 1 documents, en, ")
+    assert lines[0] == "tales 2.0.0: fetching 0.0 MB"
+    assert lines[1].startswith("tales: 0.0 MB fetched, 0.00 MB of text, 1 documents, en, ")
     assert f"sha256 {manifest['sha256']}" in lines
     assert "  de-at (held out)         0.00 MB        1 documents" in lines
     assert lines[-1].endswith(" train --data corpus/text")

@@ -17,10 +17,12 @@ from turnout.data.fetch.progress import Progress
 
 
 class PlainProgress(Progress):
-    """Prints what has ended."""
+    """Prints downloads that begin, and what has ended."""
 
     def begin(self, label: str, total: int) -> None:
-        """Nothing: the line that ends the step says it all."""
+        """Say that a download begins; it may take long, unlike cleaning."""
+        if total:
+            self.say(f"{label}: fetching {total / 1e6:.1f} MB")
 
     def update(self, done: int) -> None:
         """Nothing."""

@@ -174,7 +174,7 @@ def test_a_wrong_pinned_hash(shop: Shop, store: Store) -> None:
     with pytest.raises(UserError, match=r"tales: refused: .*is pinned for this version"):
         run(shop, store)
     assert run(shop, store, without="tales").manifest["left_out"] == [
-        {"source": "tales", "why": "left out by --without"}
+        {"source": "tales", "why": "--without names it"}
     ]
 
 
@@ -282,6 +282,14 @@ def test_a_torn_record_means_the_source_is_made_again(shop: Shop, store: Store) 
         run(shop, store, Lines(stop_at="guide-en"))
     (store.folder / ".work" / "manual.json").write_text('{"name": "man')
     assert run(shop, store).made == ("manual", "guide-en", "guide-xx")
+
+
+def test_programs_see_the_path_they_were_found_on_and_no_shell(shop: Shop) -> None:
+    shop.program("show", 'echo "$PATH|$LC_ALL|$HOME|$1"')
+    tools = replace(shop.tools, environment={"HOME": "/home/me", "PATH": "/elsewhere"})
+    said = tools.run("show", "$(touch x); *").out
+    assert said == f"{tools.path}|C.UTF-8|/home/me|$(touch x); *\n"
+    assert tools.run("no-such-program").code == 127
 
 
 def test_two_at_once_and_a_file_in_the_way(shop: Shop, store: Store, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from turnout.data.fetch.offers import Offer
 from turnout.data.fetch.progress import Progress
 from turnout.data.fetch.tools import Finished, Tools
 
-_TIMEOUT = ("-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=30")
+_APT_TIMEOUT = ("-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=30")
+_NPM_TIMEOUT = ("--loglevel=error", "--fetch-retries=1", "--fetch-retry-maxtimeout=5000")
 _COMPLAINT = re.compile(r"^(?:E:|npm error|npm ERR!)\s*(?:code )?(.+)$", re.MULTILINE)
 _CHUNK = 1 << 20
 
@@ -71,9 +72,9 @@ def _ask(offer: Offer, part: Path, tools: Tools, progress: Progress) -> Finished
 
     words: tuple[str, ...]
     if offer.package.manager == "apt":
-        words = ("apt-get", "download", *_TIMEOUT, f"{offer.name}={offer.version}")
+        words = ("apt-get", "download", *_APT_TIMEOUT, f"{offer.name}={offer.version}")
     else:
-        words = ("npm", "pack", "--ignore-scripts", "--silent", "--loglevel=error", offer.origin)
+        words = ("npm", "pack", "--ignore-scripts", *_NPM_TIMEOUT, offer.origin)
     return tools.run(*words, folder=part, watch=watch)
 
 

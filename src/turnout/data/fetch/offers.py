@@ -100,7 +100,7 @@ def _why(
     without: frozenset[str],
 ) -> str:
     if source.name in without:
-        return "left out by --without"
+        return "--without names it"
     if missing:
         return _not_installed(missing)
     if offer is None:
