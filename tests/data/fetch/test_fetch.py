@@ -206,7 +206,7 @@ def test_offline_says_so_once_and_does_not_ask_for_all(shop: Shop, store: Store)
     message = str(caught.value)
     assert "3 of the sources failed" in message
     assert "manual-10: apt failed: Failed to fetch guide Could not resolve host" in message
-    assert "guide-xx: needs guide-en, which failed" in message
+    assert "failed: guide-xx: needs guide-en, which failed" in progress.said
     assert len(message.splitlines()) == 1
     assert len([line for line in shop.log if line.startswith("apt ")]) == 2
 
@@ -215,8 +215,10 @@ def test_a_manager_that_failed_twice_is_not_asked_again(shop: Shop, store: Store
     shop.program("apt-get", 'echo "apt" >> "$shop/log"; exit 1')
     sources = tuple(replace(source, without_lines_of="") for source in CORPUS.sources)
     corpus = replace(CORPUS, sources=sources)
-    with pytest.raises(UserError, match="guide-xx: not tried, since apt failed 2 times"):
-        fetch(corpus, plan(corpus, shop.tools), store, shop.tools, Lines())
+    progress = Lines()
+    with pytest.raises(UserError, match="3 of the sources failed: manual-10: apt failed"):
+        fetch(corpus, plan(corpus, shop.tools), store, shop.tools, progress)
+    assert progress.said[-1] == "failed: guide-xx: not tried, since apt failed 2 times"
     assert shop.log.count("apt") == 2
 
 

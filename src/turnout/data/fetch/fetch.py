@@ -154,8 +154,9 @@ def _line(record: Record, fetched: int, seconds: float) -> str:
 
 
 def _failed(failures: dict[str, PackageError]) -> str:
-    reasons = "; ".join(str(error) for error in failures.values())
+    first = next(iter(failures.values()))
+    more = ", and others for the reasons above" if len(failures) > 1 else ""
     return (
-        f"{len(failures)} of the sources failed: {reasons}. What is done is kept: run the same "
+        f"{len(failures)} of the sources failed: {first}{more}. What is done is kept: run the same "
         f"command again, or go without them: --without {','.join(failures)}"
     )
