@@ -32,6 +32,9 @@ sys.exit(code)
         ("train", "--nonsense"),
         ("eval", "--help"),
         ("generate", "--help"),
+        ("data",),
+        ("data", "fetch"),
+        ("data", "fetch", "--help"),
         ("doctor", "--help"),
     ],
 )

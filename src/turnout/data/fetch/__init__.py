@@ -1,0 +1,1 @@
+"""Larger corpora from package managers: fetched, checked, cleaned, and kept with a manifest."""

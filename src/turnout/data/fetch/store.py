@@ -1,0 +1,199 @@
+"""A corpus on disk: finished sources one by one, then a manifest, written last.
+
+NAME/manifest.json      there when the corpus is whole, and only then
+NAME/text/*.jsonl       a file a source
+NAME/held_out/*.jsonl   sources kept for evaluation
+NAME/LICENCES/*.txt     the packages' copyright files
+NAME/.work/             records of finished sources, downloads; gone when the corpus is whole
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from turnout.config.errors import UserError
+from turnout.data.fetch.clean import VERSION
+from turnout.data.fetch.corpora import Source
+from turnout.data.fetch.documents import Tally
+from turnout.data.fetch.download import sha256_of
+from turnout.data.fetch.offers import LeftOut, Offer
+
+FORMAT = "turnout corpus 1"
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder of one corpus."""
+
+    folder: Path
+
+    @property
+    def manifest_path(self) -> Path:
+        """Its presence says that the corpus is whole."""
+        return self.folder / "manifest.json"
+
+    @property
+    def downloads(self) -> Path:
+        """Verified packages, until the corpus is whole."""
+        return self.folder / ".work" / "downloads"
+
+    def text_path(self, source: Source) -> Path:
+        """Where a source's documents are."""
+        return self.folder / _relative(source)
+
+    def finished_path(self, name: str) -> Path:
+        """Where the documents of a source are that this fetch has recorded."""
+        record = _load(self.folder / ".work" / f"{name}.json") or {}
+        return self.folder / str(record["file"])
+
+    def part_path(self, source: Source) -> Path:
+        """Where they are while they are being written."""
+        return self.folder / ".work" / f"{source.name}.part"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; the lock goes with the process, however it ends.
+
+        Raises:
+            UserError: another process fetches into the same folder, or a file is in its place.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"--out: {str(self.folder)!r} is a file; give a folder")
+        (self.folder / ".work").mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".work" / "lock").open("w") as file:
+            if sys.platform != "win32":
+                import fcntl
+
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise UserError(
+                        f"another fetch is writing to {str(self.folder)!r}; wait for it to end"
+                    ) from error
+            yield
+
+    def manifest(self) -> Record | None:
+        """The manifest, if the corpus is whole and the manifest can be read."""
+        return _load(self.manifest_path)
+
+    def records(self) -> dict[str, Record]:
+        """Finished sources by name, whose files are as they were when they were finished."""
+        found = list((self.manifest() or {}).get("sources", []))
+        found += filter(None, map(_load, sorted((self.folder / ".work").glob("*.json"))))
+        return {record["name"]: record for record in found if self._is_whole(record)}
+
+    def reopen(self) -> None:
+        """Turn a whole corpus into one being made: its sources stay finished, one by one."""
+        for record in (self.manifest() or {}).get("sources", []):
+            self._record(record)
+        self.manifest_path.unlink(missing_ok=True)
+
+    def finish(self, source: Source, offer: Offer, tally: Tally) -> Record:
+        """Give a written source its name, then record it: in that order a kill loses nothing."""
+        target = self.text_path(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = self.part_path(source)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        sha256 = sha256_of(part)
+        part.replace(target)
+        record = {
+            "name": source.name,
+            "file": _relative(source).as_posix(),
+            "held_out": source.held_out,
+            "package": offer.name,
+            "manager": offer.package.manager,
+            "version": offer.version,
+            "origin": offer.origin,
+            "package_sha256": offer.sha256,
+            "licence": source.licence,
+            "cleaner": source.cleaner,
+            "cleaning": VERSION,
+            "without_lines_of": source.without_lines_of,
+            "documents": sum(count.documents for count in tally.languages.values()),
+            "bytes": sum(count.bytes for count in tally.languages.values()),
+            **asdict(tally),
+            "sha256": sha256,
+        }
+        self._record(record)
+        return record
+
+    def licences(self, package: str, texts: list[tuple[str, bytes]]) -> None:
+        """Keep the copyright files of a package."""
+        folder = self.folder / "LICENCES"
+        folder.mkdir(exist_ok=True)
+        parts = [f"{name}\n\n".encode() + text for name, text in texts]
+        if not parts:
+            parts = [b"The package has no copyright file of its own.\n"]
+        _write(folder / f"{package.strip('@').replace('/', '_')}.txt", b"\n\n".join(parts))
+
+    def close(self, name: str, order: list[str], left_out: tuple[LeftOut, ...]) -> Record:
+        """Write the manifest, and only then take the working files away."""
+        known = self.records()
+        sources = [known[source] for source in order if source in known]
+        manifest = {
+            "format": FORMAT,
+            "name": name,
+            "cleaning": VERSION,
+            "documents": sum(record["documents"] for record in sources),
+            "bytes": sum(record["bytes"] for record in sources),
+            "sha256": _digest(sources),
+            "sources": sources,
+            "left_out": [asdict(one) for one in left_out],
+        }
+        _write_json(self.manifest_path, manifest)
+        for path in (self.folder / ".work").iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "lock":
+                path.unlink()
+        return manifest
+
+    def _record(self, record: Record) -> None:
+        _write_json(self.folder / ".work" / f"{record['name']}.json", record)
+
+    def _is_whole(self, record: Record) -> bool:
+        path = self.folder / record["file"]
+        return path.is_file() and sha256_of(path) == str(record["sha256"])
+
+
+def _relative(source: Source) -> Path:
+    return Path("held_out" if source.held_out else "text", f"{source.name}.jsonl")
+
+
+def _digest(sources: list[Record]) -> str:
+    digest = hashlib.sha256()
+    for record in sources:
+        digest.update(f"{record['file']} {record['sha256']}\n".encode())
+    return digest.hexdigest()
+
+
+def _load(path: Path) -> Record | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _write_json(path: Path, value: Record) -> None:
+    text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+    _write(path, text.encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all: a file beside it, fsync, then a rename."""
+    part = path.with_name(f"{path.name}.part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
