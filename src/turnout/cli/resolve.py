@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from turnout.cli.arguments import Parser
 from turnout.config import io, presets
@@ -31,7 +32,15 @@ def resolve(options: argparse.Namespace, dotted: Mapping[str, str]) -> RunConfig
     Raises:
         UserError: a name or value that cannot be, with the nearest name.
     """
-    config = _base(options)
+    table = None if options.config is None else io.load_table(options.config)
+    return resolve_over(table, options, dotted)
+
+
+def resolve_over(
+    table: Mapping[str, Any] | None, options: argparse.Namespace, dotted: Mapping[str, str]
+) -> RunConfig:
+    """``resolve`` with the content of the file ``options.config`` already read."""
+    config = _base(table, options)
     if options.dense:
         config = presets.dense_twin(config)
     if options.router is not None:
@@ -64,12 +73,12 @@ def fresh_folder(config: RunConfig, out: str | None) -> Path:
     return Path(f"{folder}-{number}")
 
 
-def _base(options: argparse.Namespace) -> RunConfig:
-    if options.config is None:
+def _base(table: Mapping[str, Any] | None, options: argparse.Namespace) -> RunConfig:
+    if table is None:
         return presets.run(options.preset or DEFAULT_PRESET, options.objective)
     if options.preset is not None:
-        return io.load_toml(options.config, presets.run(options.preset, options.objective))
-    config = io.load_toml(options.config)
+        return io.run_from_table(table, presets.run(options.preset, options.objective))
+    config = io.run_from_table(table)
     if options.objective not in (None, config.objective.kind):
         raise UserError(
             f"--objective {options.objective}: {options.config} says {config.objective.kind!r}; "
