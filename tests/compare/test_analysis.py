@@ -42,12 +42,12 @@ def comparison(tmp_path):
 
 
 def test_speed_ups_seed_by_seed(comparison):
-    main, two = comparison.pairs
+    two, main = comparison.pairs
     assert (main.baseline, main.arm, main.seeds) == ("dense", "experts-4", (1, 2))
     steps, arithmetic, clock = main.ratios
     assert steps == (Ratio(4 / 2), Ratio(3 / 2.5))
     # A sparse step costs the router's share more, and takes the same time here.
-    dense, sparse, _ = arms(comparison.protocol)
+    dense, _, sparse = arms(comparison.protocol)
     more = sparse.step_flops / dense.step_flops
     assert [r.value for r in arithmetic] == pytest.approx([2 / more, 1.2 / more])
     assert [r.value for r in clock] == pytest.approx([2, 1.2])
@@ -70,7 +70,7 @@ def test_what_arms_cost(comparison):
 
 
 def test_lines_for_a_terminal(comparison):
-    main, two = comparison.pairs
+    two, main = comparison.pairs
     # A row: 327,680 FLOPs dense, 64 more for each of 32 tokens sparse, 1.00625 times as much.
     assert speed_line(main) == (
         "experts-4 against dense: 1.60 (1.20 to 2.00) by steps, 1.59 (1.19 to 1.99) by "
@@ -102,11 +102,15 @@ def test_the_page_has_the_figures_and_what_they_were_measured_on(comparison):
 def test_the_figures_are_json_with_the_protocol(comparison):
     table = json.loads(to_json(comparison, "turnout compare x"))
     assert table["protocol"]["compare"]["experts"] == [2, 4]
-    assert [arm["name"] for arm in table["arms"]] == ["dense", "experts-4", "experts-2"]
-    main = table["speed_ups"][0]
+    assert [arm["name"] for arm in table["arms"]] == ["dense", "experts-2", "experts-4"]
+    main = table["speed_ups"][1]
     assert main["steps"]["spread"]["median"] == {"value": 1.6, "at_least": False}
     assert [ratio["value"] for ratio in main["steps"]["by_seed"]] == [2.0, 1.2]
-    assert table["speed_ups"][1]["training_clock"]["spread"]["median"]["value"] is None
+    assert table["speed_ups"][0]["training_clock"]["spread"]["median"]["value"] is None
+    seed = table["arms"][0]["seeds"][0]
+    assert seed["curve"]["steps"] == [1, 2, 3, 4]
+    assert seed["curve"]["loss"] == CURVES[0, 1]
+    assert seed["curve"]["seconds"] == [6.4, 12.8, 19.2, 25.6]
     assert table["runs"]["dense-lr0.001-seed1"]["peak_memory"] == 300_000_000
 
 
@@ -150,16 +154,23 @@ def test_curves_are_drawn_from_what_was_recorded(comparison):
     text = json.dumps(drawn)
     for name in ("experts-4", "experts-2", "optimiser steps", "seconds of training steps"):
         assert name in text
-    rows = [row for data in _values(drawn) for row in data if "loss" in row]
+    rows = [row for data in _values(drawn) for row in data if "spent" in row]
     assert {(row["arm"], row["seed"]) for row in rows} == {
         *(("dense", 1), ("dense", 2), ("experts-4", 1), ("experts-4", 2), ("experts-2", 1))
     }
     assert {row["spent"] for row in rows if row["spent"] == int(row["spent"])} == {1, 2, 3, 4}
 
 
+def test_larger_arms_are_drawn_by_arithmetic_too(tmp_path, comparison):
+    given = protocol(learning_rates=(1e-3,), wider=Wider())
+    found = compare(given, run_all(given, tmp_path / "wider", print, Launcher(curve)))
+    assert "FLOPs of training steps" in json.dumps(charts.curves(found).to_dict())
+    assert "FLOPs of training steps" not in json.dumps(charts.curves(comparison).to_dict())
+
+
 def test_speed_up_against_experts_leaves_out_what_was_not_reached(comparison):
     rows = [r for data in _values(charts.experts(comparison).to_dict()) for r in data]
-    found = {(r["experts"], r["measure"], round(r["ratio"], 3)) for r in rows if "ratio" in r}
+    found = {(r["experts"], r["measure"], round(r["ratio"], 3)) for r in rows if "experts" in r}
     assert found == {
         (4, measure, ratio)
         for measure in ("by steps", "by training clock")
@@ -171,7 +182,7 @@ def test_a_curve_that_is_nowhere_finite_is_drawn_as_nothing(comparison):
     never = replace(comparison.arms[0].tracks[0], losses=(math.inf,) * 4)
     arm = replace(comparison.arms[0], tracks=(never, None))
     drawn = charts.curves(replace(comparison, arms=(arm,))).to_dict()
-    assert not [row for data in _values(drawn) for row in data if "loss" in row]
+    assert not [row for data in _values(drawn) for row in data if "spent" in row]
 
 
 def _values(chart):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -113,6 +114,13 @@ def test_a_run_whose_numbers_burst_has_an_outcome(tmp_path, real, monkeypatch):
     assert outcome.step == 10
 
 
+def test_a_run_that_the_trainer_ends_early_is_not_over(tmp_path, real, monkeypatch):
+    folder = prepared(tmp_path / "run", real)
+    monkeypatch.setattr("turnout.train.trainer.Trainer.run", lambda self: None)
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, lambda told: None)
+
+
 def test_another_error_of_a_run_is_no_outcome(tmp_path, real, monkeypatch):
     folder = prepared(tmp_path / "run", real)
 
@@ -163,7 +171,14 @@ def test_a_process_that_cannot_train_is_one_line(tmp_path, real):
     assert "\n" not in str(error.value)
 
 
-def test_a_process_that_is_killed_is_one_line(tmp_path, real, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (signal.SIGKILL, "was ended by signal 9; perhaps memory ran out; see {}/errors.txt, and"),
+        (signal.SIGINT, "was stopped;"),
+    ],
+)
+def test_a_process_ended_from_outside_is_one_line(tmp_path, real, monkeypatch, number, message):
     folder = prepared(tmp_path / "run", replace(real, train=replace(real.train, steps=100_000)))
     started = []
 
@@ -172,17 +187,16 @@ def test_a_process_that_is_killed_is_one_line(tmp_path, real, monkeypatch):
             super().__init__(*arguments, **options)
             started.append(self)
 
-    def kill(told):
+    def end(told):
         if told.step:
-            started[0].kill()
+            started[0].send_signal(number)
 
     monkeypatch.setattr("turnout.compare.process.subprocess.Popen", Watched)
     with (tmp_path / "lock").open("a") as lock, pytest.raises(UserError) as error:
-        launch_process(folder, lock.fileno(), kill)
-    assert str(error.value) == (
-        f"run run: was ended by signal 9; perhaps memory ran out; see {folder}/errors.txt, and "
-        "type the command again to go on"
-    )
+        launch_process(folder, lock.fileno(), end)
+    expected = f"run run: {message.format(folder)} type the command again to go on"
+    assert str(error.value) == expected
+    assert read_outcome(folder) is None
 
 
 def test_an_interruption_stops_the_process_first(tmp_path, real):

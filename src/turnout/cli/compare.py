@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from turnout.cli.arguments import Parser, command, flat, split_dotted
 from turnout.cli.resolve import add_options, resolve_over
 from turnout.config import io
-from turnout.config.arms import arms, count_runs, total_flops
+from turnout.config.arms import arms, count_runs, main_arm, total_flops
 from turnout.config.compare import (
     BASELINES,
     TABLE,
@@ -176,7 +176,7 @@ def _closing(done: "Conducted") -> str:
 
     comparison = done.comparison
     pictures = ", ".join(map(str, done.pictures))
-    main = comparison.arms[1].seeds[0].run
+    main = comparison.arm(main_arm(comparison.protocol).name).seeds[0].run
     lines = [
         "",
         *map(speed_line, comparison.pairs),

@@ -127,8 +127,7 @@ def compare(protocol: Protocol, finished: Sequence[Finished]) -> Comparison:
     results = tuple(_arm_result(protocol, arm, finished) for arm in arms(protocol))
     by_name = {result.arm.name: result for result in results}
     found = tuple(
-        _pair_result(by_name[baseline.name], by_name[arm.name])
-        for baseline, arm in pairs(arms(protocol))
+        _pair_result(by_name[baseline.name], by_name[arm.name]) for baseline, arm in pairs(protocol)
     )
     return Comparison(protocol, results, found, tuple(finished))
 

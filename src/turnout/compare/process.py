@@ -15,6 +15,8 @@ from pathlib import Path
 from turnout.config.errors import UserError
 
 RUN_FILE, LOG, ERRORS = "run.toml", "log.txt", "errors.txt"
+STOPPED = 130
+"""The exit code of a process that was told to stop, or whose trainer ended before its end."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ def launch_process(folder: Path, lock: int, tell: Callable[[Told], None]) -> Non
 
 
 def _ended(code: int, folder: Path) -> str:
+    if code == STOPPED:
+        return "was stopped; type the command again to go on"
     why = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
     hint = "; perhaps memory ran out" if code == -9 else ""
     return f"{why}{hint}; see {folder / ERRORS}, and type the command again to go on"

@@ -1,12 +1,13 @@
 """comparison.json, and the tables of comparison.md."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from turnout.compare.analysis import AXES, ArmResult, Comparison, Middle, PairResult
-from turnout.compare.track import Outcome
+from turnout.compare.track import Outcome, Track
 from turnout.config.arms import count_runs, total_flops
 
 
@@ -198,7 +199,18 @@ def _arm_json(result: ArmResult) -> dict[str, Any]:
         "loss": asdict(result.loss),
         "seconds": asdict(result.seconds),
         "peak_memory": asdict(result.peak_memory),
-        "seeds": [asdict(seed) for seed in result.seeds],
+        "seeds": [
+            {**asdict(seed), "curve": None if track is None else _curve_json(track)}
+            for seed, track in zip(result.seeds, result.tracks, strict=True)
+        ],
+    }
+
+
+def _curve_json(track: Track) -> dict[str, Any]:
+    return {
+        "steps": list(track.steps),
+        "loss": [loss if math.isfinite(loss) else None for loss in track.losses],
+        "seconds": [round(seconds, 3) for seconds in track.seconds],
     }
 
 

@@ -21,7 +21,7 @@ from typing import final
 import torch
 
 from turnout.checkpoint import folders
-from turnout.compare.process import LOG, RUN_FILE, Told
+from turnout.compare.process import LOG, RUN_FILE, STOPPED, Told
 from turnout.compare.track import Outcome, write_outcome
 from turnout.config import io
 from turnout.config.errors import UserError
@@ -40,7 +40,7 @@ _EVERY = 1.0  # seconds between two lines about steps
 
 
 def main(folder: Path) -> int:
-    """Train the run in ``folder``; returns 0, 2 after an error of the user's, 130 if stopped."""
+    """Train the run in ``folder``; returns 0, 2 after an error of the user's, or ``STOPPED``."""
     # A shell may have started us with SIGINT ignored, and it is how the comparison stops us.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
@@ -48,7 +48,7 @@ def main(folder: Path) -> int:
     try:
         write_outcome(folder, train(folder, say))
     except KeyboardInterrupt:
-        return 130
+        return STOPPED
     except (UserError, OSError) as error:
         say(Told(error=" ".join(str(error).split())))
         return 2
@@ -63,6 +63,7 @@ def train(folder: Path, say: Say) -> Outcome:
 
     Raises:
         UserError: as ``open_session``, and whatever else than bad numbers stops the trainer.
+        KeyboardInterrupt: it was stopped.
     """
     started = time.monotonic()
     checkpoint = folders.latest(folder) if folders.saved_steps(folder) else None
@@ -79,6 +80,8 @@ def train(folder: Path, say: Say) -> Outcome:
             if not watch.skipped:
                 raise
             failed = str(error)
+    if not failed and session.state.step < session.config.train.steps:
+        raise KeyboardInterrupt  # the trainer ended well, and before its end
     return _outcome(session, first, time.monotonic() - started, failed)
 
 

@@ -88,13 +88,23 @@ class PlannedRun:
 
 
 def arms(protocol: Protocol) -> tuple[Arm, ...]:
-    """Every arm, the dense twin first, then the run itself, then other counts and baselines.
+    """Every arm: the dense twin first, the sparse models by expert count, then the baselines.
 
     Raises:
         ConfigError: the dense twin's arithmetic is not within 1% of a sparse arm's.
     """
     dense, main = _pair(protocol)
-    return (dense, main, *_swept(protocol, dense), *_baselines(protocol, dense, main))
+    sparse = sorted((main, *_swept(protocol, dense)), key=lambda arm: arm.num_experts)
+    return (dense, *sparse, *_baselines(protocol, dense, main))
+
+
+def main_arm(protocol: Protocol) -> Arm:
+    """The run itself."""
+    return next(arm for arm in arms(protocol) if arm.name == _main_name(protocol))
+
+
+def _main_name(protocol: Protocol) -> str:
+    return f"experts-{protocol.num_experts}"
 
 
 def trials(protocol: Protocol) -> tuple[PlannedRun, ...]:
@@ -133,7 +143,7 @@ def total_flops(protocol: Protocol) -> int:
 
 def _pair(protocol: Protocol) -> tuple[Arm, Arm]:
     run, seeds = protocol.run, protocol.compare.seeds
-    name = f"experts-{protocol.num_experts}"
+    name = _main_name(protocol)
     main = Arm(name, run, True, seeds, name, (DENSE,))
     plain = presets.dense_twin(run)
     model, notes = _twin(plain.model, run.model, protocol.compare.dense_d_ff)
@@ -198,7 +208,7 @@ def _swept(protocol: Protocol, dense: Arm) -> Iterator[Arm]:
             continue
         model = replace(protocol.run.model, moe=replace(moe, num_experts=count))
         config = replace(protocol.run, model=model)
-        arm = _other(protocol, f"experts-{count}", config, f"experts-{moe.num_experts}")
+        arm = _other(protocol, f"experts-{count}", config, _main_name(protocol))
         arm = replace(arm, sparse=True, baselines=(DENSE,))
         _check_arithmetic(dense, arm, protocol)
         yield arm
@@ -245,13 +255,13 @@ def _other(protocol: Protocol, name: str, config: RunConfig, parent: str) -> Arm
     return Arm(name, config, False, protocol.compare.other_seeds, name if own else parent)
 
 
-def pairs(every: tuple[Arm, ...]) -> tuple[tuple[Arm, Arm], ...]:
+def pairs(protocol: Protocol) -> tuple[tuple[Arm, Arm], ...]:
     """(baseline, arm) for every speed-up that is reported.
 
     Each arm against its own baselines, and the run itself against the larger and decayed dense
     models too.
     """
+    every, main = arms(protocol), main_arm(protocol)
     by_name = {arm.name: arm for arm in every}
     own = [(by_name[name], arm) for arm in every for name in arm.baselines]
-    main = every[1]
     return (*own, *((arm, main) for arm in every if not arm.sparse and arm.name != DENSE))
