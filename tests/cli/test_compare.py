@@ -114,6 +114,12 @@ def test_a_dry_run_is_a_protocol(turnout: Turnout, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_help_does_not_offer_what_is_refused(turnout: Turnout) -> None:
+    result = turnout("compare", "--help")
+    assert result.code == 0
+    assert "--baselines" in result.out and "--dense" not in result.out
+
+
 def test_a_count_that_is_asked_for_alone_is_the_runs(turnout: Turnout) -> None:
     result = turnout("compare", "--experts", "16", "--dry-run")
     table = tomllib.loads(result.out)
@@ -175,8 +181,7 @@ def test_ctrl_c_says_how_to_go_on(turnout: Turnout, monkeypatch: pytest.MonkeyPa
 def test_a_line_of_progress() -> None:
     now = Progress(3, 12, "dense-lr0.002-seed0", 120, 600, 1.25, 760.4)
     assert line(now) == (
-        "run 3 of 12 | dense-lr0.002-seed0 | step 120/600 | validation loss 1.2500 | "
-        "0:12:40 left in all"
+        "run 3 of 12 | dense-lr0.002-seed0 | step 120/600 | loss 1.2500 | 0:12:40 left"
     )
     assert line(Progress(1, 2, "x", 0, 6, None, None)) == "run 1 of 2 | x | step 0/6"
 

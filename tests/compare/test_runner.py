@@ -127,10 +127,12 @@ def test_a_broken_protocol_is_one_line(tmp_path, text):
     assert (tmp_path / PROTOCOL).read_text() == text
 
 
-def test_runs_without_a_protocol_are_not_taken_for_ours(tmp_path):
-    (tmp_path / RUNS / "dense-lr0.001-seed0").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"has runs and no protocol\.toml"):
-        prepare(protocol(), tmp_path)
+@pytest.mark.parametrize("name", ["metrics.jsonl", "runs"])
+def test_a_folder_of_something_else_is_left_alone(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=rf"holds {name} and no protocol\.toml, so it is no"):
+        run_all(protocol(), tmp_path, print, Launcher(falling))
+    assert {path.name for path in tmp_path.iterdir()} <= {name, "lock"}
 
 
 def test_an_impossible_twin_leaves_nothing_behind(tmp_path):

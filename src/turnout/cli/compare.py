@@ -73,7 +73,7 @@ def _parser() -> Parser:
         "how much sooner which is as good. Typed again, it goes on where it stopped.",
         _EPILOG,
     )
-    add_options(parser)
+    add_options(parser, dense=argparse.SUPPRESS)
     parser.add_argument(
         "--experts", nargs="+", metavar="E", help="counts of experts; default: the preset's alone"
     )

@@ -30,14 +30,14 @@ def progress() -> Iterator[Callable[[Progress], None]]:
 
 
 def line(now: Progress) -> str:
-    """``run 3 of 12 | experts-8-lr0.002-seed0 | step 120/600 | 0:12:40 left in all``."""
+    """``run 3 of 12 | experts-8-lr0.002-seed0 | step 120/600 | 0:12:40 left``."""
     parts = [f"run {now.number} of {now.total}", now.run, f"step {now.step}/{now.steps}"]
     if now.loss is not None:
-        parts.append(f"validation loss {now.loss:.4f}")
+        parts.append(f"loss {now.loss:.4f}")
     if now.done:
         parts.append("done")
     if now.seconds_left is not None:
-        parts.append(f"{timedelta(seconds=round(now.seconds_left))} left in all")
+        parts.append(f"{timedelta(seconds=round(now.seconds_left))} left")
     return " | ".join(parts)
 
 

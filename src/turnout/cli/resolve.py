@@ -14,11 +14,11 @@ from turnout.config.train import RunConfig
 DEFAULT_PRESET = "switch_demo"
 
 
-def add_options(parser: Parser) -> None:
-    """What chooses a configuration."""
+def add_options(parser: Parser, dense: str = "the dense twin, for comparison") -> None:
+    """What chooses a configuration; ``dense`` is the help of ``--dense``."""
     parser.add_argument("preset", nargs="?", metavar="PRESET", help=f"default {DEFAULT_PRESET}")
     parser.add_argument("--objective", metavar="causal|span", help="the form of the preset")
-    parser.add_argument("--dense", action="store_true", help="the dense twin, for comparison")
+    parser.add_argument("--dense", action="store_true", help=dense)
     parser.add_argument("--router", metavar="NAME", help="another kind of router")
     parser.add_argument(
         "--data", nargs="+", metavar="PATH", help="files and folders; default: Python's library"

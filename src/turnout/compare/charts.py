@@ -133,7 +133,7 @@ def _curve(comparison: Comparison, title: str, spent: Spent) -> Chart:
         "spent:Q",
         title=title,
         scale=alt.Scale(zero=True, nice=False),
-        axis=alt.Axis(grid=False, tickCount=6),
+        axis=alt.Axis(grid=False, tickCount=6, format="~s" if spent is _by_flops else ",~r"),
     )
     lines = (
         alt.Chart(alt.Data(values=rows))

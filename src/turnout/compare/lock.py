@@ -9,6 +9,7 @@ from pathlib import Path
 
 from turnout.config.errors import UserError
 
+LOCK = "lock"
 _PATIENCE = 30.0
 
 
@@ -23,8 +24,7 @@ def locked(folder: Path, patience: float = _PATIENCE) -> Iterator[int]:
     Raises:
         UserError: another comparison is at work there.
     """
-    path = folder / "lock"
-    with path.open("a") as file:
+    with (folder / LOCK).open("a") as file:
         if find_spec("fcntl") is not None:
             _take(file.fileno(), folder, time.monotonic() + patience)
         yield file.fileno()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from turnout.compare.lock import locked
+from turnout.compare.lock import LOCK, locked
 from turnout.compare.pace import Pace
 from turnout.compare.process import RUN_FILE, Launch, Told
 from turnout.compare.track import Outcome, Track, read_outcome, read_track
@@ -55,19 +55,22 @@ def prepare(protocol: Protocol, folder: Path) -> None:
     """Make ``folder`` the protocol's: write ``protocol.toml``, or check that it is this one.
 
     Raises:
-        UserError: the folder holds another protocol, or runs without one, or the arms do not have
-            the arithmetic they must have.
+        UserError: the folder holds another protocol, or files without one, or the arms do not
+            have the arithmetic they must have.
     """
     arms(protocol)
     path = folder / PROTOCOL
     if path.exists():
         _check_same(from_table(io.load_table(path), str(path)), protocol, folder)
         return
-    runs = folder / RUNS
-    runs.mkdir(parents=True, exist_ok=True)
-    if any(runs.iterdir()):
-        raise UserError(f"{folder}: has runs and no {PROTOCOL}; name another folder with --out")
     partial = path.with_suffix(".partial")
+    strange = {each.name for each in folder.glob("*")} - {LOCK, partial.name}
+    if strange:
+        raise UserError(
+            f"{folder}: holds {min(strange)} and no {PROTOCOL}, so it is no comparison's; name "
+            "another folder with --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     partial.write_text(protocol.toml(), encoding="utf-8")
     partial.replace(path)
 
@@ -153,7 +156,7 @@ class _Work:
         return Finished(planned, folder, outcome, track)
 
     def _train(self, planned: PlannedRun, folder: Path) -> Outcome:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / RUN_FILE).write_text(io.dump_toml(planned.config), encoding="utf-8")
 
         def tell(told: Told) -> None:
