@@ -46,7 +46,7 @@ class Outcome:
     Attributes:
         step: optimiser steps done.
         first_step: steps it began with.
-        seconds: wall clock of the process, from its start.
+        seconds: wall clock of the process, its imports left out.
         peak_memory: largest resident set of the process in bytes; None where it is unknown.
         failed: why it stopped early because its numbers were no longer finite; "" otherwise.
     """
