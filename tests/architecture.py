@@ -28,6 +28,9 @@ ARROWS: dict[str, frozenset[str]] = {
     "probe": frozenset(
         {"config", "pytree", "data", "moe", "models", "checkpoint", "train.session"}
     ),
+    "compare": frozenset(
+        {"config", "checkpoint", "train", "probe.style", "probe.curve", "probe.characters"}
+    ),
 }
 # The ends of the graph: they may import anything, and only __main__ imports the command line.
 OPEN = frozenset({"cli", "__init__", "__main__"})

@@ -30,6 +30,8 @@ sys.exit(code)
         ("train", "switch_base_128", "--help"),
         ("train", "--dry-run"),
         ("train", "--nonsense"),
+        ("compare", "--help"),
+        ("compare", "switch_tiny", "--experts", "2", "8", "--dry-run"),
         ("eval", "--help"),
         ("generate", "--help"),
         ("data",),

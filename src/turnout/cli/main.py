@@ -19,6 +19,9 @@ class Command:
 
 COMMANDS = {
     "train": Command("turnout.cli.train", "train a model: a preset, a TOML file, or a saved run"),
+    "compare": Command(
+        "turnout.cli.compare", "a sparse model against its dense twin: how much sooner"
+    ),
     "eval": Command("turnout.cli.eval", "evaluate a run on its held-out text or on yours"),
     "generate": Command("turnout.cli.generate", "continue a prompt, or fill its blanks"),
     "probe": Command("turnout.cli.probe", "draw a run: its curve, and which expert reads what"),

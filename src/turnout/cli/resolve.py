@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from turnout.cli.arguments import Parser
 from turnout.config import io, presets
@@ -13,11 +14,11 @@ from turnout.config.train import RunConfig
 DEFAULT_PRESET = "switch_demo"
 
 
-def add_options(parser: Parser) -> None:
-    """What chooses a configuration."""
+def add_options(parser: Parser, dense: str = "the dense twin, for comparison") -> None:
+    """What chooses a configuration; ``dense`` is the help of ``--dense``."""
     parser.add_argument("preset", nargs="?", metavar="PRESET", help=f"default {DEFAULT_PRESET}")
     parser.add_argument("--objective", metavar="causal|span", help="the form of the preset")
-    parser.add_argument("--dense", action="store_true", help="the dense twin, for comparison")
+    parser.add_argument("--dense", action="store_true", help=dense)
     parser.add_argument("--router", metavar="NAME", help="another kind of router")
     parser.add_argument("--optimizer", metavar="NAME", help="adamw or adafactor, as it comes")
     parser.add_argument(
@@ -35,7 +36,15 @@ def resolve(options: argparse.Namespace, dotted: Mapping[str, str]) -> RunConfig
     Raises:
         UserError: a name or value that cannot be, with the nearest name.
     """
-    config = _base(options)
+    table = None if options.config is None else io.load_table(options.config)
+    return resolve_over(table, options, dotted)
+
+
+def resolve_over(
+    table: Mapping[str, Any] | None, options: argparse.Namespace, dotted: Mapping[str, str]
+) -> RunConfig:
+    """``resolve`` with the content of the file ``options.config`` already read."""
+    config = _base(table, options)
     if options.dense:
         config = presets.dense_twin(config)
     if options.router is not None:
@@ -73,12 +82,12 @@ def fresh_folder(config: RunConfig, out: str | None) -> Path:
     return Path(f"{folder}-{number}")
 
 
-def _base(options: argparse.Namespace) -> RunConfig:
-    if options.config is None:
+def _base(table: Mapping[str, Any] | None, options: argparse.Namespace) -> RunConfig:
+    if table is None:
         return presets.run(options.preset or DEFAULT_PRESET, options.objective)
     if options.preset is not None:
-        return io.load_toml(options.config, presets.run(options.preset, options.objective))
-    config = io.load_toml(options.config)
+        return io.run_from_table(table, presets.run(options.preset, options.objective))
+    config = io.run_from_table(table)
     if options.objective not in (None, config.objective.kind):
         raise UserError(
             f"--objective {options.objective}: {options.config} says {config.objective.kind!r}; "

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from turnout.cli.arguments import Parser, command, flat, option_names, split_dotted
-from turnout.cli.lengths import forward_flops
 from turnout.cli.resolve import add_options, fresh_folder, resolve
 from turnout.config import io
+from turnout.config.arithmetic import forward_flops
 from turnout.config.errors import UserError
 from turnout.config.presets import PRESETS
 from turnout.config.train import RunConfig

@@ -64,11 +64,7 @@ def parse_toml(text: str, base: RunConfig | None = None, source: str = "the text
     Raises:
         UserError: the text is not TOML, or as ``from_dict``.
     """
-    try:
-        data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UserError(f"{source} is not valid TOML: {error}") from error
-    return from_dict(RunConfig, data, _named_base(data) if base is None else base)
+    return run_from_table(parse_table(text, source), base)
 
 
 def load_toml(path: str | Path, base: RunConfig | None = None) -> RunConfig:
@@ -77,19 +73,50 @@ def load_toml(path: str | Path, base: RunConfig | None = None) -> RunConfig:
     Raises:
         UserError: the file cannot be read as UTF-8 text, or as ``parse_toml``.
     """
+    return run_from_table(load_table(path), base)
+
+
+def parse_table(text: str, source: str = "the text") -> dict[str, Any]:
+    """The tables of TOML.
+
+    Raises:
+        UserError: the text is not TOML.
+    """
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UserError(f"{source} is not valid TOML: {error}") from error
+
+
+def load_table(path: str | Path) -> dict[str, Any]:
+    """``parse_table`` of a file.
+
+    Raises:
+        UserError: the file cannot be read as UTF-8 text, or is not TOML.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"cannot read {str(path)!r}: not UTF-8 text ({error.reason})") from error
-    return parse_toml(text, base, str(path))
+    return parse_table(text, str(path))
 
 
-def override(config: T, options: Mapping[str, str]) -> T:
+def run_from_table(table: Mapping[str, Any], base: RunConfig | None = None) -> RunConfig:
+    """A run over ``base``, or without one over the preset that the table names.
+
+    Raises:
+        UserError: as ``from_dict``.
+    """
+    return from_dict(RunConfig, table, _named_base(table) if base is None else base)
+
+
+def override(config: T, options: Mapping[str, str], path: str = "") -> T:
     """``config`` with dotted options replaced: ``{"model.moe.num_experts": "16"}``.
 
     Names may use hyphens. A union takes the name of a kind: ``{"model.moe.router": "top_k"}``.
+    ``path`` is the dotted name of ``config``, for error messages.
 
     Raises:
         UserError: as ``from_dict``.
@@ -97,7 +124,7 @@ def override(config: T, options: Mapping[str, str]) -> T:
     tree: dict[str, Any] = {}
     for name, text in options.items():
         _insert(tree, name.replace("-", "_").split("."), Text(text))
-    return from_dict(type(config), tree, config)
+    return from_dict(type(config), tree, config, path)
 
 
 def _insert(tree: dict[str, Any], names: list[str], value: Text) -> None:

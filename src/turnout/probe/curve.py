@@ -52,7 +52,7 @@ def read_curve(run: Path) -> Curve:
     if not path.is_file():
         raise UserError(f"{path} is missing; give the folder of a run, which has it")
     by_kind: dict[str, dict[int, float]] = {"step": {}, "evaluation": {}}
-    for record in _records(path):
+    for record in records(path):
         if record.get("kind") in by_kind and _finite(record.get("bits")):
             by_kind[record["kind"]][int(record["step"])] = float(record["bits"])
     training, validation = (
@@ -64,7 +64,8 @@ def read_curve(run: Path) -> Curve:
     return Curve(training, validation)
 
 
-def _records(path: Path) -> Iterator[Mapping[str, Any]]:
+def records(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The records of a ``metrics.jsonl``, each with its ``step``; broken lines are left out."""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
