@@ -20,19 +20,3 @@ def _(model: DecoderOnlyConfig, prompt_tokens: int, most: int) -> int:
 @room.register
 def _(model: EncoderDecoderConfig, prompt_tokens: int, most: int) -> int:
     return min(model.decoder_length, most)
-
-
-@singledispatch
-def forward_flops(model: object, rows: int) -> int:
-    """Arithmetic of one forward pass over ``rows`` full rows."""
-    raise UserError(f"model = {model!r}: no such model family")
-
-
-@forward_flops.register
-def _(model: DecoderOnlyConfig, rows: int) -> int:
-    return model.flops(rows, model.length)
-
-
-@forward_flops.register
-def _(model: EncoderDecoderConfig, rows: int) -> int:
-    return model.flops(rows, model.encoder_length, model.decoder_length)

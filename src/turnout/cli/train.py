@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from turnout.cli.arguments import Parser, command, flat, option_names, split_dotted
-from turnout.cli.lengths import forward_flops
 from turnout.cli.resolve import add_options, fresh_folder, resolve
 from turnout.config import io
+from turnout.config.arithmetic import forward_flops
 from turnout.config.errors import UserError
 from turnout.config.presets import PRESETS
 from turnout.config.train import RunConfig
@@ -118,12 +118,13 @@ def _train(config: RunConfig, folder: Path, checkpoint: Path | None) -> int:
     from turnout.probe.run import baselines
     from turnout.train.header import run_header
     from turnout.train.hooks.metrics import MetricsWriter
+    from turnout.train.hooks.starts import StartsWriter
     from turnout.train.session import open_session
     from turnout.train.trainer import Trainer
 
     session = open_session(config, checkpoint)
     header = (*run_header(session), f"folder     {folder}")
-    hooks = [MetricsWriter(folder / "metrics.jsonl"), display()]
+    hooks = [MetricsWriter(folder / "metrics.jsonl"), StartsWriter(folder), display()]
     trainer = Trainer(
         session.config, session.state, session.data, session.objective, hooks, folder, header
     )
@@ -133,19 +134,21 @@ def _train(config: RunConfig, folder: Path, checkpoint: Path | None) -> int:
         print(_interrupted(folder, session.state.step), file=sys.stderr)
         return 130
     bits = baselines(config.objective, session.data)
-    print(closing(session, evaluation, folder, bits, _picture(folder, bits)), end="")
+    print(closing(session, evaluation, folder, bits, lambda: _picture(folder, bits)), end="")
     return 0
 
 
 def _picture(folder: Path, bits: Mapping[str, float]) -> str:
-    from turnout.probe import pictures
-    from turnout.probe.run import draw
+    from turnout.probe import pictures, report
+    from turnout.probe.run import draw_measured, measure
     from turnout.probe.style import INSTALL
 
     if not pictures.available():
-        return f"no picture was drawn; for one: {INSTALL}, then {command()} probe {folder}"
+        return f"no picture was drawn; for one: {INSTALL}, then {command()} report {folder}"
     try:
-        return f"picture: {draw(folder, bits)[0]}"
+        measured = measure(folder, bits)
+        picture = draw_measured(measured)[0]
+        return f"picture: {picture}\nreport: {report.write(folder, measured=measured)}"
     except UserError as error:
         return f"no picture was drawn: {error}"
 
