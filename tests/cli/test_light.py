@@ -32,6 +32,7 @@ sys.exit(code)
         ("train", "--nonsense"),
         ("eval", "--help"),
         ("generate", "--help"),
+        ("report", "--help"),
         ("doctor", "--help"),
     ],
 )
