@@ -23,11 +23,12 @@ def page(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_figures_side_by_side(page: Path):
-    (table,) = blocks(page, "figures")
+    table, models = blocks(page, "figures")
     assert [row[0] for row in table["rows"]] == ["causal", "dense"]
     assert table["header"][1] == "bits per byte, held out"
     parameters = [row[4] for row in table["rows"]]
     assert parameters[0] != parameters[1]
+    assert ["dense" in row[1] for row in models["rows"]] == [False, True]
     assert document(page)["notices"] == []
 
 
@@ -82,7 +83,7 @@ def test_runs_without_checkpoint_or_evaluation(tmp_path: Path):
     second = run_folder(tmp_path / "b" / "run", [evaluation(5, None)])
     page = report.compare([first, second])
     assert page == tmp_path / "a" / "comparison.html"
-    (table,) = blocks(page, "figures")
+    table, _ = blocks(page, "figures")
     assert [row[0] for row in table["rows"]] == ["a/run", "b/run"]
     assert [axis["name"] for axis in document(page)["axes"]] == ["steps"]
     assert len(document(page)["notices"]) == 3

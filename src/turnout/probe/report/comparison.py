@@ -25,7 +25,7 @@ from turnout.probe.report.figures import (
 from turnout.probe.report.picture import Key, Picture, named, ramp
 from turnout.probe.report.text import line
 from turnout.probe.report.thin import Line, envelope, evaluated, smoothed
-from turnout.probe.report.views import frame, marked, x_axis, zoomable
+from turnout.probe.report.views import ROOM, frame, marked, x_axis, zoomable
 from turnout.probe.style import altair
 
 _MOST_VALUE = 60
@@ -35,7 +35,7 @@ def comparison_document(runs: Sequence[Facts]) -> Block:
     """The whole page as values for its script."""
     names = distinct_names(runs)
     sections = [
-        section("figures", "Final figures", [_figures(runs, names)]),
+        section("figures", "Final figures", [_figures(runs, names), _models(runs, names)]),
         section(
             "learning",
             "Learning",
@@ -103,7 +103,6 @@ def _figures(runs: Sequence[Facts], names: Sequence[str]) -> Block:
         "FLOPs",
         "time",
         "dropped",
-        "model",
     ]
     rows = [_row(facts, name) for facts, name in zip(runs, names, strict=True)]
     return table("Final figures by run", header, rows, numbers=range(1, 11))
@@ -125,8 +124,16 @@ def _row(facts: Facts, name: str) -> list[str]:
         short(arithmetic(facts)),
         duration(seconds(facts)),
         percent(max(drops, default=math.nan)),
-        "" if config is None else line(f"{config.preset}: {describe(config)}", 300),
     ]
+
+
+def _models(runs: Sequence[Facts], names: Sequence[str]) -> Block:
+    known = [
+        "unknown" if facts.config is None else f"{facts.config.preset}: {describe(facts.config)}"
+        for facts in runs
+    ]
+    rows = [[name, line(words, 300)] for name, words in zip(names, known, strict=True)]
+    return table("What was trained", ["run", "model"], rows)
 
 
 def _curves(runs: Sequence[Facts], names: Sequence[str], side: str) -> Picture:
@@ -137,7 +144,7 @@ def _curves(runs: Sequence[Facts], names: Sequence[str], side: str) -> Picture:
     colours = ramp(len(runs))
     settled = [frame(each, Line((), ()), ()) for each in lines if len(each)]
     low, high = min((s[0] for s in settled), default=0.0), max((s[1] for s in settled), default=1.0)
-    x = x_axis(alt)
+    x = x_axis(alt, ROOM)
     y = alt.Y("value:Q", title=None, scale=alt.Scale(domain=[low, high], nice=False))
     colour = alt.Color(
         "run_name:N",
@@ -189,7 +196,7 @@ def _differences(runs: Sequence[Facts], names: Sequence[str]) -> Block:
     tables = [
         {} if facts.config is None else dict(_flat(io.to_dict(facts.config))) for facts in runs
     ]
-    fields = list(dict.fromkeys(field for each in tables for field in each))
+    fields = list(dict.fromkeys(field for each in tables for field in each if field != "out"))
     rows = [
         [field, *(line(str(each.get(field, NOTHING)), _MOST_VALUE) for each in tables)]
         for field in fields

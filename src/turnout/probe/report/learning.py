@@ -9,7 +9,7 @@ from turnout.probe.report.picture import Columns, Key, Picture, named
 from turnout.probe.report.records import Event, History
 from turnout.probe.report.text import line
 from turnout.probe.report.thin import envelope, evaluated, smoothed, width_of
-from turnout.probe.report.views import columns, frame, marked, x_axis, zoomable
+from turnout.probe.report.views import ROOM, columns, frame, marked, x_axis, zoomable
 from turnout.probe.style import altair
 
 
@@ -119,7 +119,7 @@ def _learning_layers(
 ) -> dict[str, Any]:
     """The layers of the learning chart, for the lines that have points."""
     alt = altair()
-    x = x_axis(alt)
+    x = x_axis(alt, ROOM)
     y = alt.Y("value:Q", title=None, scale=alt.Scale(domain=list(window), nice=False))
     scale = alt.Scale(
         domain=[key.name for key in keys.values()], range=[key.colour for key in keys.values()]

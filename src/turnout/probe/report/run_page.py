@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
 from turnout.config import io
@@ -190,7 +191,7 @@ def _experts(facts: Facts) -> list[Block]:
 
 
 def _setup(facts: Facts) -> list[Block]:
-    folder = line(str(facts.folder), 400)
+    folder = line(quote(str(facts.folder)), 400)
     steps = facts.history.last_step()
     commands = [
         "# the same run again, from the configuration below saved as run.toml",

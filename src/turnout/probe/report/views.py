@@ -8,13 +8,14 @@ from turnout.probe.report.picture import Columns, named, specification
 from turnout.probe.report.thin import Line
 
 STEPS: Final = "@axis"
+ROOM: Final = 7  # pixels, so that no point of a curve is cut
 _HIT = 240  # area of the invisible points that show a tooltip
 
 
-def x_axis(alt: Any) -> Any:
-    """The horizontal axis of every chart over time."""
+def x_axis(alt: Any, room: int = 0) -> Any:
+    """The horizontal axis of every chart over time; ``room``: pixels at its ends."""
     axis = alt.Axis(title=STEPS, format="~s")
-    return alt.X("x:Q", axis=axis, scale=alt.Scale(nice=False, zero=False))
+    return alt.X("x:Q", axis=axis, scale=alt.Scale(nice=False, zero=True, padding=room))
 
 
 def columns(points: Line, **constant: Any) -> Columns:
