@@ -37,8 +37,7 @@ def learning(
     return Picture(
         "learning",
         f"{unit[:1].upper()}{unit[1:]} over training",
-        f"Lower is better.{dashed} Ctrl and wheel zoom, Shift and drag move, "
-        "a double click resets.",
+        f"Lower is better.{dashed}",
         f"Line chart of {unit} over training. "
         + (f"Held-out text ends at {last:.3f}. " if math.isfinite(last) else "")
         + " ".join(f"{line(name)}: {value:.3f}." for name, value in baselines.items()),

@@ -40,8 +40,9 @@ class LoadHistory:
         return max(map(len, self.sums.values()), default=0)
 
     def add(self, step: int, assigned: Sequence[float]) -> None:
-        """Count the assignments [E] of a step; a count that is nan or negative is none."""
-        counts = np.maximum(np.nan_to_num(np.array(assigned, dtype=np.float64)), 0.0)
+        """Count the assignments [E] of a step; a count that is not finite or negative is none."""
+        given = np.array(assigned, dtype=np.float64)
+        counts = np.where((given > 0) & (given < np.inf), given, 0.0)
         self._put(step // self.width, counts, (step, step))
         while len(self.sums) > self.most:
             self._merge()

@@ -175,7 +175,15 @@ def config() -> dict[str, Any]:
         },
         "axisX": {"grid": False, "tickCount": 6},
         "axisY": {"domain": False, "ticks": False, "tickCount": 5, "labelPadding": 6},
-        "legend": {**text, "labelFontSize": _SIZE, "titleFontSize": _SIZE, "orient": "top"},
+        "legend": {
+            **text,
+            "labelFontSize": _SIZE,
+            "titleFontSize": _SIZE,
+            "titleFontWeight": "normal",
+            "titleLimit": 0,
+            "labelLimit": 0,
+            "orient": "top",
+        },
         "title": {
             "anchor": "start",
             "color": "@ink",
@@ -184,6 +192,7 @@ def config() -> dict[str, Any]:
             "subtitleFontSize": _SIZE,
             "subtitlePadding": 4,
             "offset": 12,
+            "limit": 0,
         },
     }
 

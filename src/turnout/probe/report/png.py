@@ -19,7 +19,7 @@ def png(picture: Picture, width: int = _WIDTH) -> bytes:
         **picture.spec,
         "width": width,
         "height": picture.height,
-        "title": {"text": picture.title, "subtitle": _wrapped(picture)},
+        "title": {"text": picture.title, "subtitle": picture.note},
         "datasets": {name: rows(columns) for name, columns in picture.data.items()},
         "config": {**config(), "background": "@paper", "padding": 20},
     }
@@ -66,8 +66,3 @@ def _blend(place: float) -> str:
     ends = [re.findall("[0-9a-f]{2}", LIGHT[name]) for name in (left, right)]
     mixed = [round(int(a, 16) * (1 - part) + int(b, 16) * part) for a, b in zip(*ends, strict=True)]
     return "#" + "".join(f"{value:02x}" for value in mixed)
-
-
-def _wrapped(picture: Picture) -> list[str]:
-    named = [key.name for key in picture.keys if key.mark != "bar"]
-    return [part for part in (picture.note, ", ".join(named)) if part]

@@ -7,7 +7,7 @@ not finite is nan. Axes: N recorded steps, E experts.
 import json
 import math
 from array import array
-from collections.abc import Iterator, Mapping, MutableSequence
+from collections.abc import Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -164,13 +164,15 @@ class _Reader:
             self._event(step, "skip", None, skipped)
 
     def _layer(self, step: int, name: str, record: Mapping[str, Any]) -> None:
-        columns: dict[str, Column] = {each: array("d") for each in LAYER_SCALARS}
-        layer = self.history.layers.setdefault(name, LayerHistory(columns, LoadHistory()))
+        layer = self.history.layers.get(name)
+        if layer is None:
+            layer = LayerHistory({each: array("d") for each in LAYER_SCALARS}, LoadHistory())
+            self.history.layers[name] = layer
         values = {each: number(record.get(each)) for each in LAYER_SCALARS}
         _append(layer.scalars, values, len(self.history))
         assigned = record.get("assigned")
         if isinstance(assigned, list):
-            layer.loads.add(step, [number(count) for count in assigned])
+            layer.loads.add(step, _numbers(assigned))
 
     def _duration(self, step: int, values: Mapping[str, float]) -> float:
         """Seconds of a step: its tokens over its rate."""
@@ -216,6 +218,14 @@ class _Reader:
         history.events.append(
             Event(step, str(name), "" if layer is None else str(layer), str(text or ""))
         )
+
+
+def _numbers(values: list[Any]) -> Sequence[float]:
+    """A list as floats, at once where they are all numbers."""
+    try:
+        return array("d", values)
+    except (TypeError, OverflowError):
+        return [number(value) for value in values]
 
 
 def _table(value: Any) -> dict[str, Any]:

@@ -47,6 +47,11 @@ def _load(index: int, name: str, layer: LayerHistory, most: int) -> Picture:
         color=alt.Color(
             "level:Q",
             scale=alt.Scale(domain=[-_LIMIT, _LIMIT], range=list(HEAT), interpolate="rgb"),
+            legend=alt.Legend(
+                title="share of the tokens, in even shares",
+                values=[-3, -2, -1, 0, 1, 2, 3],
+                labelExpr="datum.value < 0 ? '1/' + pow(2, -datum.value) : pow(2, datum.value)",
+            ),
         ),
         tooltip=[
             alt.Tooltip("expert:N"),
@@ -59,7 +64,7 @@ def _load(index: int, name: str, layer: LayerHistory, most: int) -> Picture:
     safe = line(name, 80)
     return Picture(
         f"load-{index}",
-        safe,
+        f"Load of {safe}",
         "",
         f"Heat map of each expert's share of the tokens of {safe} over training. At the end the "
         f"busiest of {experts} experts gets {final.max():.1%}, the idlest {final.min():.1%}; even "

@@ -1,6 +1,7 @@
 // Charts: drawn by Vega without evaluating code, and drawn again when theme or axis changes.
 
 const MOST_SHAPES = 6000;
+const ZOOM = "Ctrl and wheel zoom, Shift and drag move, a double click resets.";
 const drawn = [];
 let axis = report.axes[0];
 
@@ -41,9 +42,19 @@ function chartFigure(chart) {
   const plot = make("div", { class: "plot", role: "img", "aria-label": chart.summary });
   const keys = make("div", { class: "legend" });
   const caption = make("figcaption", {}, make("h3", {}, make("bdi", {}, chart.title)));
-  if (chart.note) caption.append(make("p", {}, chart.note));
+  const hint = chart.spec.params ? ZOOM : "";
+  const note = [chart.note, hint].filter(Boolean).join(" ");
+  if (note) caption.append(make("p", {}, make("bdi", {}, note)));
   drawn.push({ chart, plot, keys });
   return make("figure", { id: `chart-${chart.name}` }, caption, keys, plot);
+}
+
+// The specification without its legends: the page writes them itself, where they can wrap.
+function unlegended(value) {
+  if (Array.isArray(value)) return value.map(unlegended);
+  if (value === null || typeof value !== "object") return value;
+  const kept = Object.entries(value).filter(([key]) => key !== "legend");
+  return Object.fromEntries(kept.map(([key, each]) => [key, unlegended(each)]));
 }
 
 function specification(chart, colours) {
@@ -53,7 +64,8 @@ function specification(chart, colours) {
     datasets[name] = rows(columns, axis);
     shapes += datasets[name].length;
   }
-  const spec = filled({ ...chart.spec, config: report.config }, colours, axis.title);
+  const spec = filled(unlegended(chart.spec), colours, axis.title);
+  spec.config = filled(report.config, colours, "");
   spec.config.legend.disable = true;
   spec.config.aria = false;
   spec.datasets = datasets;
