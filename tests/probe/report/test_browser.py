@@ -14,6 +14,8 @@ from turnout.probe.report.text import line, shown
 
 pytestmark = pytest.mark.browser
 
+CTRL = 2  # as the debugging protocol counts modifiers
+
 SEEN = """[...document.querySelectorAll(".plot")].map(plot => {
   const shapes = plot.querySelectorAll("svg path, svg line, svg text").length;
   const canvas = plot.querySelector("canvas");
@@ -112,6 +114,30 @@ def test_a_tooltip_is_text(page: Page, runs: dict[str, Path]):
     page.ask("Input.dispatchMouseEvent", type="mouseMoved", x=box[0], y=box[1])
     assert until(page, "!document.getElementById('tip').hidden")
     assert "share of the tokens" in page.value("document.getElementById('tip').textContent")
+    quiet(page, path)
+
+
+def test_the_wheel_zooms_with_ctrl_and_scrolls_without(page: Page, runs: dict[str, Path]):
+    path = runs["causal"] / "report.html"
+    page.open(path)
+    ticks = (
+        "[...document.querySelectorAll('#chart-learning .role-axis-label text')]"
+        ".map(each => each.textContent).join(' ')"
+    )
+    before = page.value(ticks)
+    x, y = page.value(
+        "(({x, y, width, height}) => [x + width / 2, y + height / 2])"
+        "(document.querySelector('#chart-learning svg').getBoundingClientRect())"
+    )
+    wheel = {"type": "mouseWheel", "x": x, "y": y, "deltaX": 0}
+    page.ask("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    page.ask("Input.dispatchMouseEvent", **wheel, deltaY=-900, modifiers=CTRL)
+    assert until(page, f"{ticks} !== {before!r}")
+    assert page.value("window.scrollY") == 0
+    zoomed = page.value(ticks)
+    page.ask("Input.dispatchMouseEvent", **wheel, deltaY=200, modifiers=0)
+    assert until(page, "window.scrollY > 0")
+    assert page.value(ticks) == zoomed
     quiet(page, path)
 
 
