@@ -12,14 +12,15 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 FAST := not slow and not gpu and not browser
 SLOW := slow and not gpu and not browser
+BROWSER := browser and not gpu
 TEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow check format clean distclean
+.PHONY: help setup demo test test-slow test-browser check format clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## build .venv with the pinned versions; does nothing twice
 
@@ -31,6 +32,9 @@ test: $(STAMP) ## the fast tests
 
 test-slow: $(STAMP) ## the slow tests
 	$(TEST) -m "$(SLOW)"
+
+test-browser: $(STAMP) ## the tests that need chromium
+	$(TEST) -m "$(BROWSER)"
 
 check: $(STAMP) ## style, formatting, types, architecture
 	$(BIN)/ruff check src tests examples benchmarks

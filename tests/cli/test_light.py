@@ -37,6 +37,7 @@ sys.exit(code)
         ("data",),
         ("data", "fetch"),
         ("data", "fetch", "--help"),
+        ("report", "--help"),
         ("doctor", "--help"),
     ],
 )

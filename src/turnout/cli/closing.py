@@ -1,7 +1,8 @@
 """What a finished run says: how well it does, beside what needs no model, and what to type next."""
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import singledispatch
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from turnout.config.errors import UserError
 from turnout.config.generation import GenerateOptions
 from turnout.config.train import CausalConfig, SpanConfig
 from turnout.data.tokenizers import ByteTokenizer
+from turnout.probe.report.records import SAMPLES
 from turnout.probe.run import unit
 from turnout.train.report import Evaluation
 from turnout.train.session import Session
@@ -32,12 +34,12 @@ def closing(
     evaluation: Evaluation,
     folder: Path,
     baselines: Mapping[str, float],
-    picture: str,
+    picture: Callable[[], str],
 ) -> str:
     """Validation figures beside the baselines on the same split, samples, the next command.
 
     ``baselines`` are bits per byte of text, as ``probe.run.baselines`` measures them;
-    ``picture`` says where the run's picture is.
+    ``picture`` draws the run, when its samples are there, and says where its picture is.
     """
     objective = session.config.objective
     lines = [
@@ -47,18 +49,21 @@ def closing(
         *_beside(evaluation, baselines, unit(session.config)),
         "",
         *(
-            samples(session)
+            samples(session, folder)
             if math.isfinite(evaluation.loss)
             else ["no samples: the loss is not finite"]
         ),
-        picture,
+        picture(),
         f"next: {_next(objective, folder)}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def samples(session: Session) -> list[str]:
-    """Three prompts completed, or three blanks filled; the first set of prompts that fits."""
+def samples(session: Session, folder: Path) -> list[str]:
+    """Three prompts completed, or three blanks filled; the first set of prompts that fits.
+
+    They are kept in the run's folder, for its report.
+    """
     longest = 1 + max(map(len, PROMPTS))
     options = GenerateOptions(
         max_new_tokens=room(session.config.model, longest, NEW_TOKENS),
@@ -72,6 +77,8 @@ def samples(session: Session) -> list[str]:
         except UserError as error:
             reason = f"no samples: {error}"
             continue
+        kept = [{"prompt": p, "text": text} for p, text in zip(prompts, texts, strict=True)]
+        (folder / SAMPLES).write_text(json.dumps(kept, indent=1) + "\n", encoding="ascii")
         lines = [line for text in texts for line in (*_indented(text), "")]
         return [_title(session.config.objective), *lines]
     return [reason, ""]

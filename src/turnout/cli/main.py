@@ -25,6 +25,7 @@ COMMANDS = {
     "eval": Command("turnout.cli.eval", "evaluate a run on its held-out text or on yours"),
     "generate": Command("turnout.cli.generate", "continue a prompt, or fill its blanks"),
     "probe": Command("turnout.cli.probe", "draw a run: its curve, and which expert reads what"),
+    "report": Command("turnout.cli.report", "write a run's report, or compare several, as HTML"),
     "data": Command("turnout.cli.data", "fetch larger corpora, build shards, describe them"),
     "doctor": Command("turnout.cli.doctor", "what this machine can do, and what Turnout will use"),
 }

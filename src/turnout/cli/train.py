@@ -141,11 +141,12 @@ def _train(
     from turnout.cli.closing import closing
     from turnout.cli.display import display
     from turnout.probe.run import baselines
+    from turnout.train.hooks.starts import StartsWriter
     from turnout.train.session import open_session
     from turnout.train.stopping import Interrupted
     from turnout.train.trainer import Trainer
 
-    watching = [display(), *_trackers(folder, trackers)]
+    watching = [StartsWriter(folder), display(), *_trackers(folder, trackers)]
     session = open_session(config, checkpoint)
     trainer = Trainer.of(session, folder, watching)
     try:
@@ -154,7 +155,7 @@ def _train(
         print(f"{stop}; to go on: {command()} train --resume {folder}", file=sys.stderr)
         return 128 + stop.signal
     bits = baselines(config.objective, session.data)
-    print(closing(session, evaluation, folder, bits, _picture(folder, bits)), end="")
+    print(closing(session, evaluation, folder, bits, lambda: _picture(folder, bits)), end="")
     return 0
 
 
@@ -171,13 +172,15 @@ def _trackers(folder: Path, names: Sequence[str]) -> "list[Hook]":
 
 
 def _picture(folder: Path, bits: Mapping[str, float]) -> str:
-    from turnout.probe import pictures
-    from turnout.probe.run import draw
+    from turnout.probe import pictures, report
+    from turnout.probe.run import draw_measured, measure
     from turnout.probe.style import INSTALL
 
     if not pictures.available():
-        return f"no picture was drawn; for one: {INSTALL}, then {command()} probe {folder}"
+        return f"no picture was drawn; for one: {INSTALL}, then {command()} report {folder}"
     try:
-        return f"picture: {draw(folder, bits)[0]}"
+        measured = measure(folder, bits)
+        picture = draw_measured(measured)[0]
+        return f"picture: {picture}\nreport: {report.write(folder, measured=measured)}"
     except UserError as error:
         return f"no picture was drawn: {error}"

@@ -25,12 +25,10 @@ from turnout.compare.process import LOG, RUN_FILE, STOPPED, Told
 from turnout.compare.track import Outcome, write_outcome
 from turnout.config import io
 from turnout.config.errors import UserError
-from turnout.probe.curve import METRICS
-from turnout.train.header import run_header
 from turnout.train.hooks.base import End, Hook, Start
-from turnout.train.hooks.metrics import MetricsWriter
 from turnout.train.hooks.plain import PlainLines
-from turnout.train.report import Evaluation, StepReport, finite
+from turnout.train.hooks.starts import StartsWriter
+from turnout.train.report import Evaluation, Event, StepReport, finite
 from turnout.train.session import Session, open_session, saved_config
 from turnout.train.trainer import Trainer
 
@@ -72,10 +70,8 @@ def train(folder: Path, say: Say) -> Outcome:
     first, watch, failed = session.state.step, Watch(say), ""
     with (folder / LOG).open("a", encoding="utf-8") as log:
         lines = PlainLines(lambda line: print(line, file=log, flush=True))
-        hooks = [MetricsWriter(folder / METRICS), lines, watch]
-        parts = (session.config, session.state, session.data, session.objective)
         try:
-            Trainer(*parts, hooks, folder, run_header(session)).run()
+            Trainer.of(session, folder, [StartsWriter(folder), lines, watch]).run()
         except UserError as error:
             if not watch.skipped:
                 raise
@@ -109,6 +105,9 @@ class Watch(Hook):
 
     def on_save(self, step: int, folder: Path) -> None:
         """Says nothing: steps and evaluations tell enough."""
+
+    def on_event(self, event: Event) -> None:
+        """Says nothing: the log has it."""
 
     def on_end(self, end: End) -> None:
         """Nothing is left open."""

@@ -6,7 +6,7 @@ from functools import singledispatch
 from turnout.config.errors import UserError
 from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig, ModelConfig
 
-BACKWARD = 3
+TRAINING = 3
 """A forward and a backward pass, in forward passes: the backward one multiplies twice as much."""
 
 
@@ -28,7 +28,7 @@ def _(model: EncoderDecoderConfig, rows: int) -> int:
 
 def step_flops(model: ModelConfig, rows: int) -> int:
     """Arithmetic of a training step over ``rows`` full rows: three forward passes."""
-    return BACKWARD * forward_flops(model, rows)
+    return TRAINING * forward_flops(model, rows)
 
 
 def with_d_ff(model: ModelConfig, d_ff: int) -> ModelConfig:

@@ -13,7 +13,8 @@ import tomli_w
 
 from turnout.config import io
 from turnout.config.errors import ConfigError, UserError, require
-from turnout.config.train import AdamWConfig, RunConfig
+from turnout.config.optimizers import AdamWConfig
+from turnout.config.train import RunConfig
 
 TABLE = "compare"
 RATE_FACTORS = (0.5, 1.0, 2.0)

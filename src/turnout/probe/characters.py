@@ -5,6 +5,7 @@ Axes: B batch, S sequence, V ids of the table.
 """
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 
 import numpy as np
@@ -128,6 +129,22 @@ def _one(index: int) -> str:
     if 0 <= sentinel < tokenizer.num_sentinels:
         return f"<blank {sentinel}>"
     return _NAMES.get(index, f"<id {index}>")
+
+
+def readable(ids: tuple[int, ...]) -> str:
+    r"""Ids as text for people: bytes that are UTF-8 decoded, others ``\xff``, special ids as names.
+
+    Unlike ``visible`` it is not unambiguous, and holds whatever characters the text does.
+    """
+    tokenizer = ByteTokenizer()
+    parts = []
+    for is_byte, run in groupby(ids, tokenizer.is_byte):
+        if is_byte:
+            raw = bytes(index - tokenizer.first_byte for index in run)
+            parts.append(raw.decode(errors="backslashreplace"))
+        else:
+            parts.extend(map(_one, run))
+    return "".join(parts)
 
 
 def printable(text: str, most: int = 60) -> str:

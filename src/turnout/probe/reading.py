@@ -3,7 +3,7 @@
 Axes: B batch, S sequence, K choices, N assignments, C classes of characters, E experts.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -15,12 +15,14 @@ from turnout.data.batch import Batch, Stream
 from turnout.models.base import Model
 from turnout.moe.stats import LayerDecision
 from turnout.probe.characters import CLASSES, CharacterClass, classify, visible
+from turnout.probe.examples import Example, Rows
 from turnout.probe.information import SHUFFLES, Information, entropy, lift
 
 SUFFIX = 4
 CONTEXT = 12
 MIN_COUNT = 16
 MOST = 12
+EXAMPLES = 3
 
 DEFINITIONS: Final[Mapping[str, str]] = {
     "assignment": "one token served by one expert of one layer (dropped choices are not counted); "
@@ -30,6 +32,8 @@ DEFINITIONS: Final[Mapping[str, str]] = {
     "tokens": f"tokens of largest lift, ties by count, of those it served {MIN_COUNT} times",
     "contexts": f"the same for {SUFFIX} tokens in a row, the served one last; the example is the "
     f"first occurrence with up to {CONTEXT} tokens before it",
+    "examples": f"the first {EXAMPLES} of each of the two, in the middle one of the places where "
+    "they stood; pieces of kind `this` are the token itself, `served` went to the same expert",
     "class_information": "what the class of a token tells of its expert: mutual information in "
     "bits over the layer's assignments; chance: the same after shuffling the experts over the "
     f"assignments, mean of {SHUFFLES} shuffles",
@@ -62,6 +66,7 @@ class ExpertReading:
     by_class: tuple[int, ...]
     tokens: tuple[Typical, ...]
     contexts: tuple[Typical, ...]
+    examples: tuple[Example, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -181,6 +186,7 @@ def _layer(record: LayerRecord) -> LayerReading:
     unserved = classes[record.mask & ~kept.any(-1)]
     tokens = _typical(record, row, place, expert, 1)
     contexts = _typical(record, row, place, expert, SUFFIX)
+    rows = Rows(record.ids, record.mask, record.expert)
     assigned = by_class.sum(1)
     return LayerReading(
         record.name,
@@ -193,6 +199,7 @@ def _layer(record: LayerRecord) -> LayerReading:
                 by_class=tuple(by_class[index].tolist()),
                 tokens=tokens[index],
                 contexts=contexts[index],
+                examples=_examples(rows, index, (*tokens[index][:EXAMPLES], *contexts[index])),
             )
             for index in range(record.num_experts)
         ),
@@ -244,3 +251,20 @@ def _typical(
             yield Typical(visible(ids), ids, count, times, text)
 
     return [tuple(most(index)) for index in range(record.num_experts)]
+
+
+def _examples(rows: Rows, expert: int, typical: Sequence[Typical]) -> tuple[Example, ...]:
+    """One place for each of the first ``2 * EXAMPLES``; no place twice."""
+    found: dict[tuple[int, int], Example] = {}
+    served = (rows.expert == expert).any(-1) & rows.mask
+    for each in typical[: 2 * EXAMPLES]:
+        size = len(each.ids)
+        here = served[:, size - 1 :].copy()
+        for offset, index in enumerate(each.ids):
+            end = rows.ids.shape[1] - size + 1 + offset
+            here &= (rows.ids[:, offset:end] == index) & rows.mask[:, offset:end]
+        row, first = np.nonzero(here)
+        middle = len(row) // 2
+        at = int(row[middle]), int(first[middle]) + size - 1
+        found.setdefault(at, Example(each.text, each.lift, rows.around(expert, *at)))
+    return tuple(found.values())

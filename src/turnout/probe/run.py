@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,59 @@ PICTURE, EXPERTS = "picture.png", "experts.json"
 NGRAM_ORDER = 5
 
 
-def draw(run_folder: Path, bits: Mapping[str, float] | None = None) -> tuple[Path, ...]:
-    """Write ``picture.png`` and, for a sparse model, ``experts.json`` into a run folder.
+@dataclass(frozen=True)
+class Measured:
+    """What a run's newest checkpoint does with its held-out text.
+
+    Attributes:
+        folder: of the run.
+        config: in the checkpoint, with what the machine at hand made of it.
+        step: of the checkpoint.
+        data: the run's text.
+        rows: held-out rows that were read.
+        bits: the baselines' names and bits, on the same rows.
+        reading: which expert reads what.
+    """
+
+    folder: Path
+    config: RunConfig
+    step: int
+    data: Data
+    rows: int
+    bits: Mapping[str, float]
+    reading: Reading
+
+
+def measure(run_folder: Path, bits: Mapping[str, float] | None = None) -> Measured:
+    """Load the newest checkpoint of a run and let it read the held-out text.
 
     Args:
         run_folder: of a run with a complete checkpoint, or one of its step folders.
         bits: the baselines' names and bits when they are known; measured here otherwise.
+
+    Raises:
+        UserError: the folder is not that of a run, or its text is not there.
+    """
+    checkpoint = folders.latest(Path(run_folder))
+    config, model = load_run(checkpoint)
+    data = pipeline.build(config)
+    held_out = data.validation()
+    return Measured(
+        run_of(checkpoint, Path(run_folder)),
+        config,
+        int(load_meta(checkpoint)["step"]),
+        data,
+        sum(len(batch.row) for batch in held_out),
+        baselines(config.objective, data) if bits is None else bits,
+        read(model, held_out),
+    )
+
+
+def draw(run_folder: Path, bits: Mapping[str, float] | None = None) -> tuple[Path, ...]:
+    """Write ``picture.png`` and, for a sparse model, ``experts.json`` into a run folder.
+
+    Args:
+        run_folder, bits: see ``measure``.
 
     Returns:
         The files written.
@@ -36,26 +84,25 @@ def draw(run_folder: Path, bits: Mapping[str, float] | None = None) -> tuple[Pat
     """
     altair()
     checkpoint = folders.latest(Path(run_folder))
-    folder = run_of(checkpoint, Path(run_folder))
+    read_curve(run_of(checkpoint, Path(run_folder)))
+    return draw_measured(measure(run_folder, bits))
+
+
+def draw_measured(measured: Measured) -> tuple[Path, ...]:
+    """``draw`` of what is measured already."""
+    folder, config, data = measured.folder, measured.config, measured.data
     curve = read_curve(folder)
-    config, model = load_run(checkpoint)
-    data = pipeline.build(config)
-    held_out = data.validation()
-    reading = read(model, held_out)
-    known = baselines(config.objective, data) if bits is None else bits
-    step = int(load_meta(checkpoint)["step"])
-    rows = sum(len(batch.row) for batch in held_out)
     chart = pictures.run_picture(
         curve,
-        known,
-        reading,
-        _title(config, curve, step),
-        _subtitle(config, data, rows),
+        measured.bits,
+        measured.reading,
+        _title(config, curve, measured.step),
+        _subtitle(config, data, measured.rows),
         unit(config),
     )
     written = [pictures.save(chart, folder / PICTURE)]
-    if reading.layers:
-        written.append(_write(folder / EXPERTS, config, step, data, reading))
+    if measured.reading.layers:
+        written.append(_write(folder / EXPERTS, config, measured.step, data, measured.reading))
     return tuple(written)
 
 
