@@ -25,8 +25,14 @@ SMALL = {
     "train.threads": "1",
     "train.dtype": "float32",
 }
-# What stands in the blocks of README and examples/ alike is run from there.
-ELSEWHERE = {"README.md": ROOT / "tests" / "examples" / "test_drop_in.py"}
+# Python that another test runs: README's is a part of examples/drop_in.py, and so on.
+ELSEWHERE = {
+    "README.md": ROOT / "tests" / "examples" / "test_drop_in.py",
+    "compare.md": ROOT / "tests" / "compare" / "test_analysis.py",
+}
+# Commands that take hours or a network are run as far as they can be: tests/compare trains small
+# comparisons, tests/data/fetch fetches from packages made on the spot.
+CUT_SHORT = {("compare",): "--help", ("data", "fetch"): "--help"}
 
 
 def blocks(document: Path, *languages: str) -> list[str]:
@@ -101,6 +107,9 @@ def test_commands_run(
         else:
             assert command == "turnout", f"{document.name}: {command} is no command that is tested"
             capsys.readouterr()
+            for words, option in CUT_SHORT.items():
+                if tuple(arguments[: len(words)]) == words and option not in arguments:
+                    arguments.append(option)
             code = main(arguments)
             assert code == 0, f"turnout {shlex.join(arguments)}: {capsys.readouterr().err}"
 
