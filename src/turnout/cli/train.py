@@ -113,6 +113,7 @@ def _run_of(checkpoint: Path, given: Path) -> Path:
 
 
 def _train(config: RunConfig, folder: Path, checkpoint: Path | None) -> int:
+    from turnout.cli.build_progress import build_progress
     from turnout.cli.closing import closing
     from turnout.cli.display import display
     from turnout.probe.run import baselines
@@ -121,7 +122,7 @@ def _train(config: RunConfig, folder: Path, checkpoint: Path | None) -> int:
     from turnout.train.session import open_session
     from turnout.train.trainer import Trainer
 
-    session = open_session(config, checkpoint)
+    session = open_session(config, checkpoint, build_progress())
     header = (*run_header(session), f"folder     {folder}")
     hooks = [MetricsWriter(folder / "metrics.jsonl"), display()]
     trainer = Trainer(

@@ -15,7 +15,7 @@ from turnout.probe import pictures
 from turnout.probe.curve import Curve, read_curve
 from turnout.probe.reading import Reading, read
 from turnout.probe.style import altair
-from turnout.train.session import load_run
+from turnout.train.session import load_run, load_tokenizer
 
 PICTURE, EXPERTS = "picture.png", "experts.json"
 NGRAM_ORDER = 5
@@ -39,9 +39,10 @@ def draw(run_folder: Path, bits: Mapping[str, float] | None = None) -> tuple[Pat
     folder = run_of(checkpoint, Path(run_folder))
     curve = read_curve(folder)
     config, model = load_run(checkpoint)
-    data = pipeline.build(config)
+    tokenizer = load_tokenizer(checkpoint)
+    data = pipeline.build(config, tokenizer)
     held_out = data.validation()
-    reading = read(model, held_out)
+    reading = read(model, held_out, tokenizer)
     known = baselines(config.objective, data) if bits is None else bits
     step = int(load_meta(checkpoint)["step"])
     rows = sum(len(batch.row) for batch in held_out)
@@ -78,6 +79,8 @@ def baselines(objective: object, data: Data) -> dict[str, float]:
 
 @baselines.register
 def _(objective: CausalConfig, data: Data) -> dict[str, float]:
+    if data.no_ngrams():
+        return {"token frequencies": data.bits_per_byte(data.unigram_nats())}
     orders = data.ngram_bits(NGRAM_ORDER)
     return {"byte frequencies (order 0)": orders[0], f"order-{NGRAM_ORDER} n-gram": orders[-1]}
 

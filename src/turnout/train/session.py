@@ -13,6 +13,9 @@ from turnout.config.errors import UserError
 from turnout.config.train import RunConfig
 from turnout.data import pipeline
 from turnout.data.pipeline import Data
+from turnout.data.progress import Progress
+from turnout.data.tokenizers import Tokenizer
+from turnout.data.tokenizers import load as tokenizers
 from turnout.models.base import Model
 from turnout.models.build import build as build_model
 from turnout.moe.products import ProductShape, choose
@@ -38,14 +41,20 @@ class Session:
     product_reason: str
 
 
-def open_session(config: RunConfig, checkpoint: Path | None = None) -> Session:
+def open_session(
+    config: RunConfig, checkpoint: Path | None = None, progress: Progress | None = None
+) -> Session:
     """Read the data, build and fill the model: freshly, or from ``checkpoint`` to go on.
+
+    Args:
+        progress: is told of work on the text that takes time; nobody by default.
 
     Raises:
         UserError: anything about data, configuration or checkpoint that cannot be.
     """
     set_threads(config)
-    data = pipeline.build(config)
+    tokenizer = None if checkpoint is None else load_tokenizer(checkpoint, config)
+    data = pipeline.build(config, tokenizer, progress)
     if checkpoint is not None:
         _same_text(data, checkpoint)
     config, product_reason = with_product(config, data)
@@ -81,6 +90,25 @@ def load_run(run: Path, config: RunConfig | None = None) -> tuple[RunConfig, Mod
     load_model(model, folders.latest(run))
     model.eval()
     return config, model
+
+
+def load_tokenizer(run: Path, config: RunConfig | None = None) -> Tokenizer:
+    """The tokenizer that a run's newest checkpoint was trained with.
+
+    Args:
+        config: what is to be built instead of the saved configuration.
+
+    Raises:
+        UserError: the tokenizer cannot be found, or ``config`` asks for another one.
+    """
+    checkpoint = folders.latest(run)
+    meta = load_meta(checkpoint)
+    saved = io.from_dict(RunConfig, meta["config"]).data.tokenizer
+    tokenizer = tokenizers.restore(saved, checkpoint.parent.parent, meta.get("tokenizer"))
+    asked = saved if config is None else config.data.tokenizer
+    if asked != saved:
+        tokenizers.require_same(asked, tokenizer, str(checkpoint))
+    return tokenizer
 
 
 def set_threads(config: RunConfig) -> None:

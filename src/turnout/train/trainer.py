@@ -10,6 +10,7 @@ from turnout.config.errors import UserError
 from turnout.config.train import RunConfig
 from turnout.data.batch import Batch
 from turnout.data.pipeline import Data
+from turnout.data.tokenizers.load import save as keep_tokenizer
 from turnout.objectives import LanguageObjective
 from turnout.train.evaluate import evaluate
 from turnout.train.hooks.base import End, Hook, Start
@@ -101,7 +102,10 @@ class Trainer:
         folder = folders.step_folder(self.folder, self.state.step)
         folders.clear(folder)
         tensors, meta = export(self.state, self.config)
-        save(folder, tensors, {**meta, "text": self.data.summary.sha256})
+        tokenizer = self.data.tokenizer
+        keep_tokenizer(tokenizer, self.folder)
+        source = {"text": self.data.summary.sha256, "tokenizer": tokenizer.fingerprint}
+        save(folder, tensors, {**meta, **source})
         folders.prune(self.folder, KEEP_CHECKPOINTS)
         for hook in self.hooks:
             hook.on_save(self.state.step, folder)
