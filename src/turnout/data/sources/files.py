@@ -99,7 +99,7 @@ class FolderSource(Source):
         if _hidden(path, self.folder):
             return iter([Document(name, b"", skipped="hidden")])
         # Reading a pipe would wait for ever; a broken link is nothing to read either.
-        if not path.is_file():
+        if os.path.lexists(path) and not path.is_file():
             return iter([Document(name, b"", skipped="no plain file")])
         return _inside(path, name, self.field)
 

@@ -1,6 +1,7 @@
 """A SentencePiece vocabulary learnt from text, such that no text is lost."""
 
 import io
+import re
 from collections.abc import Iterable, Iterator
 
 from turnout.config.errors import ConfigError, UserError
@@ -47,12 +48,7 @@ def learn(texts: Iterable[bytes], config: TrainedConfig) -> SentencePieceTokeniz
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise ConfigError(
-            "data.tokenizer.vocab_size",
-            config.vocab_size,
-            f"what SentencePiece can learn from this text ({_reason(error)})",
-            "lower it, or give more text",
-        ) from error
+        raise _wrong_size(config, str(error)) from error
     return SentencePieceTokenizer(model.getvalue(), config.sentinels)
 
 
@@ -79,5 +75,14 @@ def sampled(texts: Iterable[tuple[int, bytes]], total: int) -> Iterator[bytes]:
             yield text
 
 
-def _reason(error: RuntimeError) -> str:
-    return str(error).rpartition("] ")[2].strip().rstrip(".")[:120] or "no reason given"
+def _wrong_size(config: TrainedConfig, reason: str) -> ConfigError:
+    """What the trainer says of a size, in terms of the whole vocabulary."""
+    field, size = "data.tokenizer.vocab_size", config.vocab_size
+    if most := re.search(r"value <= (\d+)", reason):
+        allowed = f"at most {int(most[1]) + config.sentinels} for so little text"
+        return ConfigError(field, size, allowed, "lower it, or give more text")
+    if least := re.search(r"required_chars\. \d+ vs (\d+)", reason):
+        allowed = f"at least {int(least[1]) + config.sentinels} for the characters of this text"
+        return ConfigError(field, size, allowed, "raise it")
+    said = reason.rpartition("] ")[2].strip()[:120] or "no reason given"
+    return ConfigError(field, size, f"what SentencePiece can learn from this text ({said})")
