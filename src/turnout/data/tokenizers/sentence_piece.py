@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from turnout.data.tokenizers.sentinels import counted
 
 SPACE = "\u2581"  # what stands for a space inside pieces
 # Longer text is encoded in parts: the time of byte-pair encoding grows faster than its length.
-_PART = 1 << 14
+_PART = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -107,19 +108,17 @@ class SentencePieceTokenizer(Tokenizer):
     ) -> list[Integer[np.ndarray, " _"]]:
         """See ``Tokenizer.encode_documents``.
 
-        Texts above 16 KiB are encoded in parts that end behind a line break or before a space,
+        Texts above 4 KiB are encoded in parts that end behind a line break or before a space,
         unless the model puts a space of its own in front of what it encodes.
         """
         pieces = [list(self._parts(text)) for text in texts]
         flat = [part for document in pieces for part in document if part != SPACE]
         encoded = iter(self._pieces.encode(flat, num_threads=threads) if flat else ())
         return [
-            np.array(
-                [
-                    index
-                    for part in document
-                    for index in (self._space if part == SPACE else next(encoded))
-                ],
+            np.fromiter(
+                chain.from_iterable(
+                    self._space if part == SPACE else next(encoded) for part in document
+                ),
                 dtype=np.uint32,
             )
             for document in pieces
