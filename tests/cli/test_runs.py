@@ -14,6 +14,7 @@ import torch
 from turnout.checkpoint import folders
 from turnout.checkpoint.read import load
 from turnout.cli.samples import blanked, filled
+from turnout.data.tokenizers import ByteTokenizer
 from turnout.train.step import optimiser_step
 
 Turnout = Callable[..., Any]
@@ -109,11 +110,11 @@ def test_a_signal_leaves_a_checkpoint_and_one_line(
 
 def test_blanks_become_sentinels_and_come_back() -> None:
     # "a___b___": a = 97 + 3 = 100, sentinels 383 and 382, b = 101, end of text 1.
-    assert blanked("a___b___") == [100, 383, 101, 382, 1]
+    assert blanked("a___b___", ByteTokenizer()) == [100, 383, 101, 382, 1]
     # The decoder writes sentinel 0, "x" = 120 + 3 = 123, sentinel 1, "yz" = 124, 125.
-    assert filled("a___b___", [383, 123, 382, 124, 125]) == "a[x]b[yz]"
+    assert filled("a___b___", [383, 123, 382, 124, 125], ByteTokenizer()) == "a[x]b[yz]"
     # A blank that it never reached is empty; a sentinel without a blank fills nothing.
-    assert filled("a___b___", [383, 123, 300, 124]) == "a[x]b[]"
+    assert filled("a___b___", [383, 123, 300, 124], ByteTokenizer()) == "a[x]b[]"
 
 
 def test_a_prompt_without_a_blank_is_refused(turnout: Turnout, tiny: Tiny) -> None:

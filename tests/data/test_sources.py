@@ -1,16 +1,29 @@
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from turnout.config.errors import UserError
-from turnout.data.sources import read
+from turnout.data.progress import Silent
+from turnout.data.shards.text import Text, build_text, open_text
+from turnout.data.sources import Document, open_sources, read
 
 
 def write(path: Path, content: bytes) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return str(path)
+
+
+def kept(*paths: str) -> list[Document]:
+    return [document for document in read(paths) if not document.skipped]
+
+
+def text_of(folder: Path, *paths: str) -> Text:
+    folder.mkdir()
+    build_text(open_sources(paths), folder, Silent())
+    return open_text(folder)
 
 
 def test_folder_is_read_in_order_and_skips_are_counted(tmp_path: Path) -> None:
@@ -24,25 +37,24 @@ def test_folder_is_read_in_order_and_skips_are_counted(tmp_path: Path) -> None:
     write(tmp_path / "empty", b"")
     (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe")
-    documents = read((str(tmp_path),))
-    assert documents.names == ("a/z.txt", "b.txt", "c.md")
-    assert documents.texts == (b"first", b"second", "naïve".encode())
-    assert documents.skipped == {
+    documents = kept(str(tmp_path))
+    assert [document.name for document in documents] == ["a/z.txt", "b.txt", "c.md"]
+    assert [document.text for document in documents] == [b"first", b"second", "naïve".encode()]
+    skipped = Counter(document.skipped for document in read((str(tmp_path),)))
+    assert skipped == {
+        "": 3,
         "hidden": 2,
         "binary": 1,
         "not UTF-8": 1,
         "empty": 1,
         "no plain file": 2,
     }
-    assert documents.num_bytes == 5 + 6 + 6
 
 
 def test_a_few_bytes_that_are_not_utf8_are_repaired(tmp_path: Path) -> None:
     # One byte of Latin-1 in 40: below the tenth from which a file counts as no text.
     path = write(tmp_path / "latin.txt", b"x" * 39 + b"\xe9")
-    documents = read((path,))
-    assert documents.texts == (b"x" * 39 + "\ufffd".encode(),)
-    assert documents.replaced == 1
+    assert kept(path) == [Document("latin.txt", b"x" * 39 + "\ufffd".encode(), replaced=True)]
 
 
 def test_hash_covers_names_and_contents_and_nothing_else(tmp_path: Path) -> None:
@@ -51,7 +63,8 @@ def test_hash_covers_names_and_contents_and_nothing_else(tmp_path: Path) -> None
     write(tmp_path / "renamed" / "b", b"text")
     write(tmp_path / "moved" / "at", b"ext")
     hashes = {
-        name: read((str(tmp_path / name),)).sha256 for name in ("one", "two", "renamed", "moved")
+        name: text_of(tmp_path / f"built-{name}", str(tmp_path / name)).sha256
+        for name in ("one", "two", "renamed", "moved")
     }
     assert hashes["one"] == hashes["two"]
     assert len(set(hashes.values())) == 3
@@ -59,11 +72,11 @@ def test_hash_covers_names_and_contents_and_nothing_else(tmp_path: Path) -> None
 
 def test_the_same_path_twice_is_read_once(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", b"text")
-    assert read((path, path)).texts == (b"text",)
+    assert [document.text for document in read((path, path))] == [b"text"]
 
 
 def test_one_byte_is_a_document(tmp_path: Path) -> None:
-    assert read((write(tmp_path / "a", b"x"),)).texts == (b"x",)
+    assert kept(write(tmp_path / "a", b"x")) == [Document("a", b"x")]
 
 
 @pytest.mark.parametrize(
@@ -72,30 +85,30 @@ def test_one_byte_is_a_document(tmp_path: Path) -> None:
 def test_a_named_file_is_never_skipped(tmp_path: Path, content: bytes, reason: str) -> None:
     path = write(tmp_path / "file", content)
     with pytest.raises(UserError, match=f"file' .*{reason}; give a file of UTF-8 text"):
-        read((path,))
+        kept(path)
 
 
 def test_missing_path_names_the_nearest(tmp_path: Path) -> None:
     write(tmp_path / "corpus.txt", b"text")
     with pytest.raises(UserError, match=r"no such file or folder .*did you mean '.*corpus\.txt'"):
-        read((str(tmp_path / "corpsu.txt"),))
+        kept(str(tmp_path / "corpsu.txt"))
     with pytest.raises(UserError, match="relative paths start at"):
-        read((str(tmp_path / "nowhere" / "x"),))
+        kept(str(tmp_path / "nowhere" / "x"))
 
 
 def test_folders_without_text(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no text in folder .*: no file at all; give"):
-        read((str(tmp_path),))
+        kept(str(tmp_path))
     write(tmp_path / "a", b"\0")
     write(tmp_path / ".b", b"x")
     with pytest.raises(UserError, match=r"no text in folder .*: 1 binary, 1 hidden; give"):
-        read((str(tmp_path),))
+        kept(str(tmp_path))
 
 
 def test_unreadable_file_and_odd_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="is no plain file"):
-        read((str(tmp_path / "pipe"),))
+        kept(str(tmp_path / "pipe"))
     path = write(tmp_path / "locked", b"x")
 
     def refuse(self: Path) -> bytes:
@@ -104,21 +117,19 @@ def test_unreadable_file_and_odd_file(tmp_path: Path, monkeypatch: pytest.Monkey
     # Root may read everything, so permissions alone would not show it.
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(UserError, match=r"cannot read .*locked': Permission denied; check"):
-        read((path,))
+        kept(path)
 
 
 def test_every_error_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        read((str(tmp_path / "a\nb"),))
+        kept(str(tmp_path / "a\nb"))
     assert "\n" not in str(error.value)
 
 
 def test_the_standard_library_is_the_default() -> None:
-    documents = read()
-    assert 5e6 < documents.num_bytes < 3e7
-    assert "ast.py" in documents.names and "json/decoder.py" in documents.names
-    assert not any(
-        "test" in name.split("/") or "tests" in name.split("/") for name in documents.names
-    )
-    assert list(documents.names) == sorted(documents.names)
-    assert documents.origin.startswith("the standard library of Python 3.")
+    names = [document.name for document in kept()]
+    assert 5e6 < open_sources().total < 3e7
+    assert "ast.py" in names and "json/decoder.py" in names
+    assert not any("test" in name.split("/") or "tests" in name.split("/") for name in names)
+    assert names == sorted(names)
+    assert open_sources().origin.startswith("the standard library of Python 3.")

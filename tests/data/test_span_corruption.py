@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from turnout.config.errors import ConfigError, UserError
 from turnout.config.train import SpanConfig
+from turnout.data.side import Side
 from turnout.data.span_corruption import corrupt, draw_spans, fit, span_lengths, span_rows
+from turnout.data.tokenizers import ByteTokenizer
+
+TOKENIZER = ByteTokenizer()
+
+
+def held(*documents: bytes) -> Side:
+    return Side.held(TOKENIZER.encode_documents(documents))
+
 
 T5 = SpanConfig(noise_density=0.15, mean_span=3.0)
 objectives = st.builds(SpanConfig, st.floats(0.01, 0.99), st.floats(1, 20))
@@ -22,7 +31,7 @@ objectives = st.builds(SpanConfig, st.floats(0.01, 0.99), st.floats(1, 20))
     [(64, 70, 14), (128, 141, 29), (256, 284, 58), (512, 568, 114), (1024, 1137, 229)],
 )
 def test_published_lengths(inputs: int, raw: int, targets: int) -> None:
-    lengths = fit(inputs, T5)
+    lengths = fit(inputs, T5, 125)
     assert (lengths.raw, lengths.inputs, lengths.targets) == (raw, inputs, targets)
 
 
@@ -37,7 +46,7 @@ def test_one_rounding_for_lengths_and_masks() -> None:
 @given(st.integers(3, 600), objectives)
 def test_fit_is_the_longest_that_fits(inputs: int, objective: SpanConfig) -> None:
     try:
-        best = fit(inputs, objective)
+        best = fit(inputs, objective, 125)
     except ConfigError:
         assert inputs > 2 * 125
         return
@@ -49,7 +58,7 @@ def test_a_row_written_out() -> None:
     # a b c d e f  with the noise  b c  and  f: sentinels are 383 and 382, the end of text is 1.
     raw = np.array([[100, 101, 102, 103, 104, 105]])
     runs = np.array([[0, 1, 1, 2, 2, 3]])
-    inputs, targets = corrupt(raw, runs)
+    inputs, targets = corrupt(raw, runs, TOKENIZER)
     assert inputs.tolist() == [[100, 383, 103, 104, 382, 1]]
     assert targets.tolist() == [[383, 101, 102, 382, 105, 1]]
 
@@ -60,7 +69,7 @@ def test_inputs_and_targets_give_the_text_back(
 ) -> None:
     lengths = span_lengths(raw, objective)
     text = np.arange(rows * raw).reshape(rows, raw) % 256 + 3
-    inputs, targets = corrupt(text, draw_spans(lengths, seed, np.arange(rows)))
+    inputs, targets = corrupt(text, draw_spans(lengths, seed, np.arange(rows)), TOKENIZER)
     assert inputs.shape[1] == lengths.inputs and targets.shape[1] == lengths.targets
     # More than 125 spans would run into the bytes; rows refuse that before they come so far.
     if lengths.spans > 125:
@@ -109,7 +118,7 @@ def test_all_splits_are_equally_likely() -> None:
 
 def test_rows_are_chunks_of_the_joined_text() -> None:
     # 150 bytes make two chunks of 70; the last 10 bytes are left out.
-    rows = span_rows((b"a" * 100, b"b" * 50), fit(64, T5), seed=0)
+    rows = span_rows(held(b"a" * 100, b"b" * 50), TOKENIZER, fit(64, T5, 125), seed=0)
     assert rows.num_rows == 2
     examples = rows.read(np.array([1, 0]), np.array([4, 9]))
     assert examples.encoder is not None
@@ -122,7 +131,7 @@ def test_rows_are_chunks_of_the_joined_text() -> None:
 
 
 def test_spans_depend_on_seed_and_row_number_alone() -> None:
-    lengths = fit(64, T5)
+    lengths = fit(64, T5, 125)
     together = draw_spans(lengths, 5, np.array([8, 9]))
     assert np.array_equal(draw_spans(lengths, 5, np.array([9]))[0], together[1])
     assert not np.array_equal(together[0], together[1])
@@ -130,7 +139,7 @@ def test_spans_depend_on_seed_and_row_number_alone() -> None:
 
 
 def test_predicted_bytes_are_those_inside_the_spans() -> None:
-    rows = span_rows((bytes(range(140)),), fit(64, T5), seed=2)
+    rows = span_rows(held(bytes(range(140))), TOKENIZER, fit(64, T5, 125), seed=2)
     index, number = np.array([1]), np.array([7])
     targets = rows.read(index, number).targets[0]
     written = [token - 3 for token in targets.tolist() if 3 <= token < 259]
@@ -139,11 +148,11 @@ def test_predicted_bytes_are_those_inside_the_spans() -> None:
 
 def test_refusals() -> None:
     with pytest.raises(ConfigError, match=r"model.encoder_length = 2: must be at least 3"):
-        fit(2, T5)
+        fit(2, T5, 125)
     with pytest.raises(
-        UserError, match="69 bytes of held-out text are too short for one row of 70"
+        UserError, match="69 tokens of held-out text are too short for one row of 70"
     ):
-        span_rows((b"x" * 69,), fit(64, T5), seed=0, side="held-out")
+        span_rows(held(b"x" * 69), TOKENIZER, fit(64, T5, 125), seed=0, name="held-out")
     # Every second token a span: 1,000 positions hold some 499 of them.
     with pytest.raises(ConfigError, match=r"encoder_length = 1000.*125 spans.*499.*mean_span"):
-        fit(1000, SpanConfig(0.5, 1.0))
+        fit(1000, SpanConfig(0.5, 1.0), 125)

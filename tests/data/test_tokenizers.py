@@ -34,11 +34,11 @@ def test_decode_replaces_what_is_not_utf8() -> None:
 
 @pytest.mark.parametrize("index", [-1, 384])
 def test_ids_outside_the_vocabulary_are_refused(index: int) -> None:
-    with pytest.raises(UserError, match=f"id {index}: the byte vocabulary has ids 0 to 383"):
+    with pytest.raises(UserError, match=f"id {index}: the bytes vocabulary has ids 0 to 383"):
         tokenizer.decode([index])
 
 
 @pytest.mark.parametrize("index", [-1, 125])
 def test_sentinels_run_out(index: int) -> None:
-    with pytest.raises(UserError, match="sentinels 0 to 124"):
+    with pytest.raises(UserError, match="125 sentinels, 0 to 124"):
         tokenizer.sentinel(index)

@@ -12,7 +12,6 @@ from turnout.cli.samples import answer
 from turnout.config.errors import UserError
 from turnout.config.generation import GenerateOptions
 from turnout.config.train import CausalConfig, SpanConfig
-from turnout.data.tokenizers import ByteTokenizer
 from turnout.probe.report.records import SAMPLES
 from turnout.probe.run import unit
 from turnout.train.report import Evaluation
@@ -47,6 +46,7 @@ def closing(
         f"validation loss {evaluation.loss:.4f} nats a target ({evaluation.targets:,} targets, "
         f"{evaluation.dropped:.1%} dropped), after {evaluation.step} steps",
         *_beside(evaluation, baselines, unit(session.config)),
+        *_no_ngrams(session),
         "",
         *(
             samples(session, folder)
@@ -64,16 +64,16 @@ def samples(session: Session, folder: Path) -> list[str]:
 
     They are kept in the run's folder, for its report.
     """
-    longest = 1 + max(map(len, PROMPTS))
+    tokenizer = session.data.tokenizer
+    longest = 1 + max(len(tokenizer.encode(prompt)) for prompt in PROMPTS)
     options = GenerateOptions(
         max_new_tokens=room(session.config.model, longest, NEW_TOKENS),
         temperature=TEMPERATURE,
-        stop_ids=(ByteTokenizer.eos,),
     )
     reason = ""
     for prompts in _prompts(session.config.objective):
         try:
-            texts = answer(session.state.model, list(prompts), options)
+            texts = answer(session.state.model, tokenizer, list(prompts), options)
         except UserError as error:
             reason = f"no samples: {error}"
             continue
@@ -91,6 +91,11 @@ def _indented(text: str) -> list[str]:
 def _beside(evaluation: Evaluation, baselines: Mapping[str, float], unit: str) -> list[str]:
     rows = {"this model": evaluation.bits, **dict(sorted(baselines.items(), key=_bits))}
     return [f"  {name:<28}{bits:.3f} {unit}" for name, bits in rows.items()]
+
+
+def _no_ngrams(session: Session) -> list[str]:
+    reason = session.data.no_ngrams()
+    return [f"  no byte n-gram beside it: {reason}"] if reason else []
 
 
 def _bits(baseline: tuple[str, float]) -> float:

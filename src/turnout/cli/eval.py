@@ -31,17 +31,18 @@ def _evaluate(folder: Path, paths: list[str] | None, dotted: dict[str, str]) -> 
     from turnout import objectives
     from turnout.checkpoint import folders
     from turnout.checkpoint.read import load_meta
+    from turnout.cli.build_progress import build_progress
     from turnout.config import io
     from turnout.data import pipeline
     from turnout.train.evaluate import evaluate
     from turnout.train.hooks.figures import bits_unit, evaluation_line
-    from turnout.train.session import load_run, saved_config
+    from turnout.train.session import load_run, load_tokenizer, saved_config
 
     config = io.override(saved_config(folder), dotted)
     if paths:
         config = replace(config, data=replace(config.data, paths=tuple(paths)))
     config, model = load_run(folder, config)
-    data = pipeline.build(config)
+    data = pipeline.build(config, load_tokenizer(folder, config), build_progress())
     step = int(load_meta(folders.latest(folder))["step"])
     objective = objectives.build(config.losses, config.model)
     evaluation = evaluate(model, objective, data.validation(), step)

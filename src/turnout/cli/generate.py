@@ -59,14 +59,13 @@ def _generate(
     from dataclasses import replace
 
     from turnout.cli.samples import answer
-    from turnout.data.tokenizers import ByteTokenizer
-    from turnout.train.session import load_run
+    from turnout.train.session import load_run, load_tokenizer
 
     config, model = load_run(folder)
+    tokenizer = load_tokenizer(folder)
     if new_tokens is None:
-        longest = max(len(prompt.encode()) for prompt in prompts) + 1
+        longest = max(len(tokenizer.encode(prompt)) for prompt in prompts) + 1
         asked = replace(asked, max_new_tokens=room(config.model, longest, MOST_NEW_TOKENS))
-    asked = replace(asked, stop_ids=(ByteTokenizer.eos,))
-    for text in answer(model, prompts, asked):
+    for text in answer(model, tokenizer, prompts, asked):
         print(text)
     return 0

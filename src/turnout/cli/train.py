@@ -138,6 +138,7 @@ def _run_of(checkpoint: Path, given: Path) -> Path:
 def _train(
     config: RunConfig, folder: Path, checkpoint: Path | None, trackers: Sequence[str]
 ) -> int:
+    from turnout.cli.build_progress import build_progress
     from turnout.cli.closing import closing
     from turnout.cli.display import display
     from turnout.probe.run import baselines
@@ -147,7 +148,7 @@ def _train(
     from turnout.train.trainer import Trainer
 
     watching = [StartsWriter(folder), display(), *_trackers(folder, trackers)]
-    session = open_session(config, checkpoint)
+    session = open_session(config, checkpoint, build_progress())
     trainer = Trainer.of(session, folder, watching)
     try:
         evaluation = trainer.run()

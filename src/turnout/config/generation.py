@@ -11,6 +11,7 @@ class GenerateOptions:
 
     ``top_k`` keeps the k most probable tokens, ``top_p`` then the fewest whose probabilities
     reach p; None keeps all. A token of ``stop_ids`` ends its sequence and is not returned.
+    ``start_id`` is what the decoder of an encoder-decoder reads first.
     """
 
     max_new_tokens: int = 64
@@ -19,6 +20,7 @@ class GenerateOptions:
     top_p: float | None = None
     seed: int = 0
     stop_ids: tuple[int, ...] = ()
+    start_id: int = 0
 
     def __post_init__(self) -> None:
         require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")

@@ -10,6 +10,7 @@ from turnout.config.losses import LossConfig
 from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig, ModelConfig
 from turnout.config.optimizers import AdamWConfig, OptimizerConfig
 from turnout.config.schedules import Cosine, ScheduleConfig
+from turnout.config.tokenizers import BytesConfig, TokenizerConfig
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,19 @@ ObjectiveConfig = CausalConfig | SpanConfig
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the text comes from; no path means the standard library of the running Python."""
+    """Where the text comes from; no path means the standard library of the running Python.
+
+    A path is a file, a folder, a glob, or ``hf:NAME[:SPLIT[:CONFIG]]``. ``text_field`` is what
+    holds the text in ``.jsonl``, ``.parquet`` and ``hf:`` sources. ``cache`` is where text and
+    tokens are kept; empty means ``~/.cache/turnout``.
+    """
 
     paths: tuple[str, ...] = ()
     validation_share: float = 0.05
     seed: int = 0
+    text_field: str = "text"
+    tokenizer: TokenizerConfig = field(default_factory=BytesConfig)
+    cache: str = ""
 
     def __post_init__(self) -> None:
         require(

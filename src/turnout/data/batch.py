@@ -41,6 +41,8 @@ class Batch:
         row: global row number.
         encoder: what the encoder reads; None for decoder-only models.
         labels: one integer a row, or None.
+        text_bytes: bytes of text that each row's targets stand for, or None where nobody counted;
+            ends of text and sentinels are no text.
         progress: share of the run that is done, in [0, 1].
     """
 
@@ -52,3 +54,4 @@ class Batch:
     encoder: Stream | None = None
     labels: Int[Tensor, " B"] | None = None
     progress: float = 0.0
+    text_bytes: Int[Tensor, " B"] | None = None

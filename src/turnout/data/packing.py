@@ -1,26 +1,26 @@
 """Rows for the causal objective: documents one behind the other, cut into rows of one length.
 
 Every document is ended by the end-of-text id. Position t of a row reads the token before t in the
-same document; the first token of a document is predicted from the start id 0, which is a real
-position. So no document sees another, and each token of the text is a target exactly once.
+same document; the first token of a document is predicted from the padding id, which is a real
+position there. So no document sees another, and each token of the text is a target exactly once.
 A document that a row cuts goes on in the next row with its last token as the first input, as a
 segment of its own whose positions start at 0 again.
 
-Axes: B batch, S row length, R rows, N tokens, K documents.
+Axes: B batch, S row length, R rows, N tokens, K documents, K1 one more.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt16
+from jaxtyping import Bool, Int64, Integer
 
 from turnout.config.errors import UserError
 from turnout.data.batch import Stream
 from turnout.data.rows import Examples, RowSource, tensor
-from turnout.data.tokenizers import ByteTokenizer
+from turnout.data.side import Side
+from turnout.data.tokenizers import Tokenizer
 
 MAX_SEGMENTS = 16
 
@@ -30,32 +30,39 @@ class PackedRows(RowSource):
     """Row r holds the tokens ``begin[r] : end[r]`` and padding up to ``length``.
 
     Attributes:
-        tokens: all documents, each ended by end of text.
-        starts: where each document begins in ``tokens``.
+        side: all documents; here each is followed by an end of text.
+        starts: where each document begins, ends of text counted, and the end of the last.
         begin, end: the rows, in the order of the text; together they are the whole text.
         length: positions of a row.
         max_segments: bound on the documents that a row touches.
+        first, last: the ids that a document's first token reads, and that ends it.
     """
 
-    tokens: UInt16[np.ndarray, " N"]
-    starts: Int64[np.ndarray, " K"]
+    side: Side
+    starts: Int64[np.ndarray, " K1"]
     begin: Int64[np.ndarray, " R"]
     end: Int64[np.ndarray, " R"]
     length: int
     max_segments: int
+    first: int
+    last: int
 
     @property
     def num_rows(self) -> int:
         return len(self.begin)
 
+    @property
+    def num_tokens(self) -> int:
+        return int(self.starts[-1])
+
     def read(self, index: Int64[np.ndarray, " B"], number: Int64[np.ndarray, " B"]) -> Examples:
         """See ``RowSource.read``; nothing here depends on ``number``."""
         offset, real = self._offsets(index)
-        document = np.searchsorted(self.starts, offset, side="right") - 1
+        document = self._document(offset)
         start = self.starts[document]
-        before = self.tokens[np.maximum(offset - 1, 0)]
         first = self.begin[index][:, None]
-        ids = np.where(offset == start, ByteTokenizer.pad, before)
+        before = self._tokens(np.maximum(offset - 1, start), document)
+        ids = np.where(offset == start, self.first, before)
         mask = torch.from_numpy(real)
         return Examples(
             decoder=Stream(
@@ -65,30 +72,41 @@ class PackedRows(RowSource):
                 position=tensor((offset - np.maximum(start, first)) * real),
                 max_segments=self.max_segments,
             ),
-            targets=tensor(self.tokens[offset] * real),
+            targets=tensor(self._tokens(offset, document) * real),
             target_mask=mask.clone(),
         )
 
     def predicted(
         self, index: Int64[np.ndarray, " B"], number: Int64[np.ndarray, " B"]
     ) -> Int64[np.ndarray, " N"]:
-        """See ``RowSource.predicted``; ends of text are no bytes of it."""
+        """See ``RowSource.predicted``; ends of text are no tokens of it."""
         offset, real = self._offsets(index)
         offset = np.sort(offset[real])
-        offset = offset[self.tokens[offset] != ByteTokenizer.eos]
-        ends_before = np.searchsorted(self.starts, offset, side="right") - 1
-        positions: Int64[np.ndarray, " N"] = offset - ends_before
+        document = self._document(offset)
+        is_text = offset + 1 < self.starts[document + 1]
+        positions: Int64[np.ndarray, " N"] = (offset - document)[is_text]
         return positions
 
     def padded(self) -> "PackedRows":
         """The same pieces of documents, one a row, padded on the right."""
-        begin = np.union1d(self.begin, self.starts)
-        end = np.append(begin[1:], len(self.tokens))
-        return PackedRows(self.tokens, self.starts, begin, end, self.length, 1)
+        begin = np.union1d(self.begin, self.starts[:-1])
+        end = np.append(begin[1:], self.num_tokens)
+        return PackedRows(self.side, self.starts, begin, end, self.length, 1, self.first, self.last)
+
+    def _document(self, offset: Int64[np.ndarray, "..."]) -> Int64[np.ndarray, "..."]:
+        return np.searchsorted(self.starts, offset, side="right") - 1
+
+    def _tokens(
+        self, offset: Int64[np.ndarray, "..."], document: Int64[np.ndarray, "..."]
+    ) -> Integer[np.ndarray, "..."]:
+        """The tokens at these offsets, which lie in these documents."""
+        ends = offset + 1 == self.starts[document + 1]
+        tokens = self.side.read(np.where(ends, 0, offset - document))
+        return np.where(ends, self.last, tokens)
 
     def _offsets(
         self, index: Int64[np.ndarray, " B"]
-    ) -> tuple[Int64[np.ndarray, "B S"], np.ndarray]:
+    ) -> tuple[Int64[np.ndarray, "B S"], Bool[np.ndarray, "B S"]]:
         """Offsets of the rows' tokens; those of padding repeat the first token's."""
         begin, end = self.begin[index][:, None], self.end[index][:, None]
         offset = begin + np.arange(self.length)
@@ -97,7 +115,7 @@ class PackedRows(RowSource):
 
 
 def pack(
-    documents: Sequence[bytes], length: int, *, max_segments: int = MAX_SEGMENTS
+    side: Side, tokenizer: Tokenizer, length: int, *, max_segments: int = MAX_SEGMENTS
 ) -> PackedRows:
     """Cut the documents into rows of ``length`` tokens.
 
@@ -107,17 +125,12 @@ def pack(
     Raises:
         UserError: there is no document.
     """
-    if not documents:
+    if not side.num_documents:
         raise UserError("data.paths: no document to train on; give files of text")
-    tokenizer = ByteTokenizer()
-    pieces = [
-        np.append(tokenizer.encode_array(text), np.uint16(tokenizer.eos)) for text in documents
-    ]
-    tokens = np.concatenate(pieces)
-    starts = np.cumsum([0, *(len(piece) for piece in pieces[:-1])], dtype=np.int64)
-    begin = _row_starts(starts.tolist(), len(tokens), length, max_segments)
-    end = np.append(begin[1:], len(tokens))
-    return PackedRows(tokens, starts, begin, end, length, max_segments)
+    starts = side.starts + np.arange(side.num_documents + 1)
+    begin = _row_starts(starts[:-1].tolist(), int(starts[-1]), length, max_segments)
+    end = np.append(begin[1:], starts[-1])
+    return PackedRows(side, starts, begin, end, length, max_segments, tokenizer.pad, tokenizer.eos)
 
 
 def _row_starts(

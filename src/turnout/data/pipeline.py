@@ -1,8 +1,8 @@
 """From a configuration to the batches of a run: any batch at any time, from (seed, step) alone.
 
-The text is read, split by document and tokenised once, in memory. Row numbers count through the
-run: number n is a row of epoch ``n // R``, in which the R rows come in an order of their own.
-Axes: B batch, R rows.
+The text is read, split by document and tokenised once, into the cache, and mapped from there. Row
+numbers count through the run: number n is a row of epoch ``n // R``, in which the R rows come in
+an order of their own. Axes: B batch, R rows.
 """
 
 from collections.abc import Iterator
@@ -12,19 +12,25 @@ from functools import lru_cache, singledispatch
 import numpy as np
 from jaxtyping import Int64
 
+from turnout.config.cache import cache_folder
 from turnout.config.errors import ConfigError, UserError, require
 from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig, ModelConfig
+from turnout.config.tokenizers import TokenizerConfig
 from turnout.config.train import CausalConfig, RunConfig, SpanConfig
+from turnout.data import baselines
 from turnout.data.batch import Batch
+from turnout.data.bits import bits_per_byte, count_bytes, text_bytes
 from turnout.data.keys import mix, permutation
 from turnout.data.ngrams import bits_by_order, unigram_nats
 from turnout.data.packing import pack
+from turnout.data.progress import Progress, Silent
 from turnout.data.rows import RowSource, tensor
-from turnout.data.sources import read
+from turnout.data.shards.corpus import Corpus, Request, open_corpus
+from turnout.data.side import Side, SideText
 from turnout.data.span_corruption import fit, span_rows
-from turnout.data.split import Split, split
 from turnout.data.summary import Summary
-from turnout.data.tokenizers import ByteTokenizer
+from turnout.data.tokenizers import Tokenizer
+from turnout.data.tokenizers.load import vocab_size
 
 # Validation is the same text, order, spans and keys in every run and at every evaluation.
 VALIDATION_SEED = 0x7475726E6F7574
@@ -36,11 +42,14 @@ class Data:
     """The batches of a run, its validation rows, and the baselines on exactly those rows."""
 
     run: RunConfig
-    tokenizer: ByteTokenizer
+    corpus: Corpus
     summary: Summary
-    documents: Split
     train_rows: RowSource
     validation_rows: RowSource
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.corpus.tokenizer
 
     def micro_batches(self, step: int) -> list[Batch]:
         """The ``train.micro_batches`` parts of step ``step`` (from 0), ``batch_rows`` together.
@@ -54,7 +63,7 @@ class Data:
         index = _shuffled(self.train_rows.num_rows, self.run.data.seed, number)
         size = train.micro_batch_rows
         return [
-            _batch(self.train_rows, index[part], number[part], keys[part], progress)
+            self._batch(self.train_rows, index[part], number[part], keys[part], progress)
             for part in _parts(train.batch_rows, size)
         ]
 
@@ -65,42 +74,54 @@ class Data:
         keys = mix(VALIDATION_SEED, 0, number)
         size = self.run.train.micro_batch_rows
         return [
-            _batch(self.validation_rows, index[part], number[part], keys[part], 1.0)
+            self._batch(self.validation_rows, index[part], number[part], keys[part], 1.0)
             for part in _parts(len(index), size)
         ]
 
     @property
     def train_bytes(self) -> int:
-        return self.documents.train_bytes
+        return self.corpus.train_text.num_bytes
 
     @property
-    def train_documents(self) -> tuple[bytes, ...]:
-        return self.documents.train
+    def train_documents(self) -> SideText:
+        return self.corpus.train_text
 
     @property
-    def validation_documents(self) -> tuple[bytes, ...]:
-        return self.documents.validation
+    def validation_documents(self) -> SideText:
+        return self.corpus.validation_text
 
     def validation_targets(self) -> tuple[int, int]:
-        """Targets of ``validation()``, and how many of them are bytes of text."""
-        targets = sum(int(batch.target_mask.sum()) for batch in self.validation())
-        return targets, len(self._validation_positions())
+        """Targets of ``validation()``, and how many bytes of text they stand for."""
+        batches = self.validation()
+        return sum(int(batch.target_mask.sum()) for batch in batches), text_bytes(batches)
 
     def bits_per_byte(self, nats: float) -> float:
-        """Bits per byte of text from the mean nats per target of ``validation()``.
+        """Bits per byte of text from the mean nats per target of ``validation()``."""
+        return bits_per_byte(nats, self.validation())
 
-        Ends of text (and sentinels) cost nats as any target but are no text: the bits of all
-        targets are divided by the bytes among them.
-        """
-        targets, text = self.validation_targets()
-        return nats * targets / float(np.log(2)) / text
+    def no_ngrams(self) -> str:
+        """Why there are no byte n-gram baselines, or empty where there are."""
+        if self.corpus.tokens.aligned:
+            return ""
+        return (
+            f"the {self.tokenizer.kind} vocabulary does not keep every byte of the text, so its "
+            "tokens have no place in it"
+        )
 
     def ngram_bits(self, order: int) -> tuple[float, ...]:
         """Bits per byte of n-gram models of order 0 to ``order``, trained on the training
-        documents, on exactly the bytes of text that ``validation()`` asks for."""
-        return bits_by_order(
-            self.documents.train, self.documents.validation, order, self._validation_positions()
+        documents (64 MiB of them at most), on exactly the bytes that ``validation()`` asks for.
+
+        Raises:
+            UserError: tokens cannot be found in the text; see ``no_ngrams``.
+        """
+        if self.no_ngrams():
+            raise UserError(f"no n-gram baseline: {self.no_ngrams()}")
+        held_out, positions = baselines.asked(
+            self.corpus.validation, self.validation_documents, self.tokenizer, self._predicted()
         )
+        train = baselines.counted(self.train_documents)
+        return bits_by_order(train, held_out, order, positions)
 
     def unigram_nats(self) -> float:
         """Nats per target of ``validation()`` predicted by the frequencies of training targets.
@@ -125,30 +146,52 @@ class Data:
         count -= count % _group_rows(self.run.model)
         return permutation(rows, VALIDATION_SEED)[:count]
 
-    def _validation_positions(self) -> Int64[np.ndarray, " N"]:
+    def _predicted(self) -> Int64[np.ndarray, " N"]:
+        """Offsets, among the held-out tokens, of those that ``validation()`` asks for."""
         index = self._validation_index()
         return self.validation_rows.predicted(index, np.arange(len(index)))
 
+    def _batch(
+        self,
+        rows: RowSource,
+        index: Int64[np.ndarray, " B"],
+        number: Int64[np.ndarray, " B"],
+        keys: Int64[np.ndarray, " B"],
+        progress: float,
+    ) -> Batch:
+        examples = rows.read(index, number)
+        return Batch(
+            decoder=examples.decoder,
+            targets=examples.targets,
+            target_mask=examples.target_mask,
+            keys=tensor(keys),
+            row=tensor(number),
+            encoder=examples.encoder,
+            progress=progress,
+            text_bytes=count_bytes(examples.targets, examples.target_mask, self.tokenizer),
+        )
 
-def build(run: RunConfig) -> Data:
-    """Read, split and tokenise the text of ``run``.
+
+def build(
+    run: RunConfig, tokenizer: Tokenizer | None = None, progress: Progress | None = None
+) -> Data:
+    """Read, split and tokenise the text of ``run``, or map what the cache has of it.
+
+    Args:
+        tokenizer: instead of the configured one: that of a checkpoint.
+        progress: is told of work that takes time; nobody by default.
 
     Raises:
         UserError: text that is missing, unreadable or too short (see ``sources.read``).
         ConfigError: a vocabulary or row lengths that the text or the objective does not fit.
     """
-    tokenizer = ByteTokenizer()
-    require(
-        run.model.vocab_size >= tokenizer.vocab_size,
-        "model.vocab_size",
-        run.model.vocab_size,
-        f"at least {tokenizer.vocab_size}, the byte vocabulary",
-    )
-    documents = read(run.data.paths)
-    sides = split(documents.texts, run.data.validation_share)
-    train = row_source(run.objective, run.model, sides.train, run.data.seed, "training")
+    wanted = run.data.tokenizer if tokenizer is None else tokenizer
+    _check_vocabulary(run.model, wanted)
+    corpus = open_corpus(_request(run), wanted, progress or Silent())
+    found = corpus.tokenizer
+    train = row_source(run.objective, run.model, corpus.train, found, run.data.seed, "training")
     validation = row_source(
-        run.objective, run.model, sides.validation, VALIDATION_SEED, "validation"
+        run.objective, run.model, corpus.validation, found, VALIDATION_SEED, "validation"
     )
     group = _group_rows(run.model)
     if validation.num_rows < group:
@@ -156,15 +199,40 @@ def build(run: RunConfig) -> Data:
             f"data.paths: the validation text makes {validation.num_rows} rows, fewer than a "
             f"routing group of {group}; give more text or raise data.validation_share"
         )
-    summary = Summary.of(documents, sides, train.num_rows, validation.num_rows)
-    return Data(run, tokenizer, summary, sides, train, validation)
+    summary = Summary.of(corpus, train.num_rows, validation.num_rows)
+    return Data(run, corpus, summary, train, validation)
+
+
+def _request(run: RunConfig) -> Request:
+    data = run.data
+    return Request(
+        data.paths,
+        data.text_field,
+        data.validation_share,
+        cache_folder(data.cache),
+        run.train.threads,
+    )
+
+
+def _check_vocabulary(model: ModelConfig, tokenizer: Tokenizer | TokenizerConfig) -> None:
+    need = vocab_size(tokenizer)
+    require(
+        model.vocab_size >= need,
+        "model.vocab_size",
+        model.vocab_size,
+        f"at least {need}, the {tokenizer.kind} vocabulary",
+        f"give --model.vocab-size {need}",
+    )
 
 
 @singledispatch
 def row_source(
-    objective: object, model: ModelConfig, documents: tuple[bytes, ...], seed: int, side: str
+    objective: object, model: ModelConfig, side: Side, tokenizer: Tokenizer, seed: int, name: str
 ) -> RowSource:
-    """Rows of one side of the split for an objective; registered by the objective's class."""
+    """Rows of one side of the split for an objective; registered by the objective's class.
+
+    ``name`` is the side's, for messages.
+    """
     raise ConfigError("objective", objective, "causal or span")
 
 
@@ -172,16 +240,17 @@ def row_source(
 def _causal(
     objective: CausalConfig,
     model: ModelConfig,
-    documents: tuple[bytes, ...],
+    side: Side,
+    tokenizer: Tokenizer,
     seed: int,
-    side: str,
+    name: str,
 ) -> RowSource:
     _, decoder = _lengths(model)
-    rows = pack(documents, decoder)
-    need = decoder if side == "training" else 2
-    if len(rows.tokens) < need:
+    rows = pack(side, tokenizer, decoder)
+    need = decoder if name == "training" else 2
+    if rows.num_tokens < need:
         raise UserError(
-            f"data.paths: {len(rows.tokens):,} tokens of {side} text are too short for one row of "
+            f"data.paths: {rows.num_tokens:,} tokens of {name} text are too short for one row of "
             f"{decoder:,}; give more text or lower model.length"
         )
     return rows
@@ -191,19 +260,20 @@ def _causal(
 def _span(
     objective: SpanConfig,
     model: ModelConfig,
-    documents: tuple[bytes, ...],
+    side: Side,
+    tokenizer: Tokenizer,
     seed: int,
-    side: str,
+    name: str,
 ) -> RowSource:
     encoder, decoder = _lengths(model)
-    lengths = fit(encoder, objective)
+    lengths = fit(encoder, objective, tokenizer.num_sentinels)
     require(
         lengths.targets <= decoder,
         "model.decoder_length",
         decoder,
         f"at least {lengths.targets}, the targets of {encoder} encoder tokens",
     )
-    return span_rows(documents, lengths, seed, side=side)
+    return span_rows(side, tokenizer, lengths, seed, name=name)
 
 
 @singledispatch
@@ -243,22 +313,3 @@ def _shuffled(rows: int, seed: int, number: Int64[np.ndarray, " B"]) -> Int64[np
 
 def _parts(rows: int, size: int) -> Iterator[slice]:
     return (slice(at, at + size) for at in range(0, rows, size))
-
-
-def _batch(
-    rows: RowSource,
-    index: Int64[np.ndarray, " B"],
-    number: Int64[np.ndarray, " B"],
-    keys: Int64[np.ndarray, " B"],
-    progress: float,
-) -> Batch:
-    examples = rows.read(index, number)
-    return Batch(
-        decoder=examples.decoder,
-        targets=examples.targets,
-        target_mask=examples.target_mask,
-        keys=tensor(keys),
-        row=tensor(number),
-        encoder=examples.encoder,
-        progress=progress,
-    )

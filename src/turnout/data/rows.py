@@ -1,16 +1,14 @@
-"""What every objective's rows have in common. Axes: B batch, S sequence, R rows, N bytes."""
+"""What every objective's rows have in common. Axes: B batch, S sequence, R rows, N tokens."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, Int64, Integer, UInt16
+from jaxtyping import Bool, Int, Int64, Integer
 from torch import Tensor
 
 from turnout.data.batch import Stream
-from turnout.data.tokenizers import ByteTokenizer
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,7 @@ class RowSource(ABC):
     def predicted(
         self, index: Int64[np.ndarray, " B"], number: Int64[np.ndarray, " B"]
     ) -> Int64[np.ndarray, " N"]:
-        """Sorted offsets, in the concatenated documents, of the bytes that are targets."""
-
-
-def join(documents: Sequence[bytes], tokenizer: ByteTokenizer) -> UInt16[np.ndarray, " N"]:
-    """Ids of all documents, one behind the other, with nothing between them."""
-    return tokenizer.encode_array(b"".join(documents))
+        """Sorted offsets, among the tokens of the side's documents, of those that are targets."""
 
 
 def tensor(array: Integer[np.ndarray, "..."]) -> Int[Tensor, "..."]:

@@ -8,18 +8,18 @@ Axes: B batch, L raw tokens of a row, J spans of a row, S sequence, R rows, N to
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, Integer, UInt16
+from jaxtyping import Bool, Int64, Integer
 
 from turnout.config.errors import ConfigError, UserError, require
 from turnout.config.train import SpanConfig
 from turnout.data.keys import mix
-from turnout.data.rows import Examples, RowSource, join, tensor, whole
-from turnout.data.tokenizers import ByteTokenizer
+from turnout.data.rows import Examples, RowSource, tensor, whole
+from turnout.data.side import Side
+from turnout.data.tokenizers import Tokenizer
 
 _NOISE, _TEXT = 0, 1  # which of a row's two partitions a random number is for
 
@@ -55,11 +55,11 @@ def span_lengths(raw: int, objective: SpanConfig) -> SpanLengths:
     return SpanLengths(raw, noise, spans)
 
 
-def fit(inputs: int, objective: SpanConfig) -> SpanLengths:
+def fit(inputs: int, objective: SpanConfig, sentinels: int) -> SpanLengths:
     """The most raw tokens whose inputs fit into ``inputs`` positions; 512 takes 568.
 
     Raises:
-        ConfigError: not even two tokens fit, or so many that the vocabulary's sentinels run out.
+        ConfigError: not even two tokens fit, or so many that the ``sentinels`` run out.
     """
     if inputs < 3:
         raise ConfigError("model.encoder_length", inputs, "at least 3 for span corruption")
@@ -69,12 +69,11 @@ def fit(inputs: int, objective: SpanConfig) -> SpanLengths:
         range(beyond), inputs, lo=2, key=lambda count: span_lengths(count, objective).inputs
     )
     best = span_lengths(raw - 1, objective)
-    sentinels = ByteTokenizer.num_sentinels
     require(
         best.spans <= sentinels,
         "model.encoder_length",
         inputs,
-        f"short enough for {sentinels} spans, as many as the byte vocabulary has sentinels "
+        f"short enough for {sentinels} spans, as many as the vocabulary has sentinels "
         f"(it makes {best.spans})",
         "lower it or raise objective.mean_span",
     )
@@ -89,19 +88,22 @@ class SpanRows(RowSource):
     between them, and is one segment. There is no padding.
     """
 
-    tokens: UInt16[np.ndarray, " N"]
+    side: Side
+    tokenizer: Tokenizer
     lengths: SpanLengths
     seed: int
 
     @property
     def num_rows(self) -> int:
-        return len(self.tokens) // self.lengths.raw
+        return self.side.num_tokens // self.lengths.raw
 
     def read(self, index: Int64[np.ndarray, " B"], number: Int64[np.ndarray, " B"]) -> Examples:
         """See ``RowSource.read``; the spans are drawn from (seed, number) alone."""
-        raw = self.tokens[self._offsets(index)]
-        inputs, targets = corrupt(raw, draw_spans(self.lengths, self.seed, number))
-        shifted = np.concatenate([np.zeros_like(targets[:, :1]), targets[:, :-1]], axis=1)
+        raw = self.side.read(self._offsets(index))
+        runs = draw_spans(self.lengths, self.seed, number)
+        inputs, targets = corrupt(raw, runs, self.tokenizer)
+        start = np.full_like(targets[:, :1], self.tokenizer.pad)
+        shifted = np.concatenate([start, targets[:, :-1]], axis=1)
         return Examples(
             encoder=whole(inputs),
             decoder=whole(shifted),
@@ -112,7 +114,7 @@ class SpanRows(RowSource):
     def predicted(
         self, index: Int64[np.ndarray, " B"], number: Int64[np.ndarray, " B"]
     ) -> Int64[np.ndarray, " N"]:
-        """See ``RowSource.predicted``: the bytes inside the spans."""
+        """See ``RowSource.predicted``: the tokens inside the spans."""
         noise = draw_spans(self.lengths, self.seed, number) % 2 == 1
         return np.sort(self._offsets(index)[noise])
 
@@ -121,20 +123,19 @@ class SpanRows(RowSource):
 
 
 def span_rows(
-    documents: Sequence[bytes], lengths: SpanLengths, seed: int, *, side: str = "training"
+    side: Side, tokenizer: Tokenizer, lengths: SpanLengths, seed: int, *, name: str = "training"
 ) -> SpanRows:
     """Rows over the joined documents.
 
     Raises:
         UserError: the text is shorter than one row.
     """
-    tokens = join(documents, ByteTokenizer())
-    if len(tokens) < lengths.raw:
+    if side.num_tokens < lengths.raw:
         raise UserError(
-            f"data.paths: {len(tokens):,} bytes of {side} text are too short for one row of "
+            f"data.paths: {side.num_tokens:,} tokens of {name} text are too short for one row of "
             f"{lengths.raw:,}; give more text or lower model.encoder_length"
         )
-    return SpanRows(tokens, lengths, seed)
+    return SpanRows(side, tokenizer, lengths, seed)
 
 
 def draw_spans(
@@ -159,20 +160,23 @@ def _partition(count: int, parts: int, key: Int64[np.ndarray, " B"]) -> Int64[np
 
 
 def corrupt(
-    raw: Integer[np.ndarray, "B L"], runs: Int64[np.ndarray, "B L"]
+    raw: Integer[np.ndarray, "B L"], runs: Int64[np.ndarray, "B L"], tokenizer: Tokenizer
 ) -> tuple[Int64[np.ndarray, "B inputs"], Int64[np.ndarray, "B targets"]]:
     """Inputs and targets of rows whose tokens belong to ``runs`` (see ``draw_spans``)."""
     noise = runs % 2 == 1
     # The text run 2i precedes the noise run 2i + 1, so its place in the targets is sentinel i's.
-    return _collapse(raw, runs, noise), _collapse(raw, runs, ~noise)
+    return _collapse(raw, runs, noise, tokenizer), _collapse(raw, runs, ~noise, tokenizer)
 
 
 def _collapse(
-    raw: Integer[np.ndarray, "B L"], runs: Int64[np.ndarray, "B L"], away: Bool[np.ndarray, "B L"]
+    raw: Integer[np.ndarray, "B L"],
+    runs: Int64[np.ndarray, "B L"],
+    away: Bool[np.ndarray, "B L"],
+    tokenizer: Tokenizer,
 ) -> Int64[np.ndarray, "B S"]:
     """Each run of ``away`` becomes its sentinel; an end of text follows the row."""
     first = np.diff(runs, axis=1, prepend=-1) > 0
-    sentinel = ByteTokenizer().sentinel(0) - runs // 2
+    sentinel = tokenizer.sentinel(0) - runs // 2
     values = np.where(away, sentinel, raw)[~away | first].reshape(len(raw), -1)
-    end = np.full((len(raw), 1), ByteTokenizer.eos)
+    end = np.full((len(raw), 1), tokenizer.eos)
     return np.concatenate([values, end], axis=1)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from turnout.data.sources import Documents
-from turnout.data.split import Split
+from turnout.data.overlap import Overlap
+from turnout.data.shards.corpus import Corpus
 
 
 @dataclass(frozen=True)
@@ -12,40 +12,51 @@ class Summary:
     """Plain values only, for the run header and the checkpoint's metadata.
 
     ``documents`` and ``bytes`` count all text, ``train_*`` and ``validation_*`` the two sides;
-    ``skipped`` counts files by reason, ``replaced`` documents that were not quite UTF-8.
+    ``duplicates`` counts documents left out because another has the same text, ``skipped`` what
+    was passed over by reason, ``replaced`` documents that were not quite UTF-8. ``overlap`` says
+    how much of the held-out text the training text holds too.
     """
 
     origin: str
     sha256: str
+    tokenizer: str
     documents: int
     bytes: int
+    tokens: int
     train_documents: int
     train_bytes: int
     train_rows: int
     validation_documents: int
     validation_bytes: int
     validation_rows: int
+    duplicates: int
+    overlap: Overlap
     skipped: Mapping[str, int]
     replaced: int
     note: str
 
     @staticmethod
-    def of(documents: Documents, sides: Split, train_rows: int, validation_rows: int) -> "Summary":
+    def of(corpus: Corpus, train_rows: int, validation_rows: int) -> "Summary":
         """Count what was read and how it was split and cut into rows."""
+        text, train, held_out = corpus.text, corpus.train_text, corpus.validation_text
         return Summary(
-            origin=documents.origin,
-            sha256=documents.sha256,
-            documents=len(documents.texts),
-            bytes=documents.num_bytes,
-            train_documents=len(sides.train),
-            train_bytes=sides.train_bytes,
+            origin=corpus.origin,
+            sha256=text.sha256,
+            tokenizer=corpus.tokenizer.kind,
+            documents=text.num_documents,
+            bytes=text.num_bytes,
+            tokens=int(corpus.tokens.starts[-1]),
+            train_documents=len(train),
+            train_bytes=train.num_bytes,
             train_rows=train_rows,
-            validation_documents=len(sides.validation),
-            validation_bytes=sides.validation_bytes,
+            validation_documents=len(held_out),
+            validation_bytes=held_out.num_bytes,
             validation_rows=validation_rows,
-            skipped=dict(documents.skipped),
-            replaced=documents.replaced,
-            note=sides.note,
+            duplicates=text.duplicates,
+            overlap=corpus.overlap,
+            skipped=dict(text.skipped),
+            replaced=text.replaced,
+            note=corpus.split.note,
         )
 
     def text(self) -> str:
@@ -55,6 +66,12 @@ class Summary:
             f"(sha256 {self.sha256[:12]}); held out {self.validation_documents:,} documents, "
             f"{self.validation_bytes:,} bytes"
         ]
+        if self.tokens != self.bytes:
+            parts.append(f"{self.tokens:,} tokens ({self.tokenizer})")
+        if self.overlap.asked:
+            parts.append(f"{self.overlap.share:.1%} of it stands in the training text too")
+        if self.duplicates:
+            parts.append(f"{_counted(self.duplicates, 'copy', 'copies')} of documents left out")
         if self.skipped:
             reasons = ", ".join(
                 f"{count} {reason}" for reason, count in sorted(self.skipped.items())
@@ -65,3 +82,7 @@ class Summary:
         if self.note:
             parts.append(self.note)
         return "; ".join(parts)
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"

@@ -13,8 +13,6 @@ from turnout.config.generation import GenerateOptions
 from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig, ModelConfig
 from turnout.data.batch import Batch, Stream
 
-START = 0  # what an encoder-decoder's decoder reads first (T5)
-
 
 def check_prompts(config: ModelConfig, prompts: list[list[int]], options: GenerateOptions) -> None:
     """Refuses what the model cannot read.
@@ -64,20 +62,29 @@ def _(config: EncoderDecoderConfig, number: int, tokens: int, new: int) -> None:
 
 
 @singledispatch
-def first_batch(config: ModelConfig, prompts: list[list[int]], device: torch.device) -> Batch:
-    """What the model reads before it writes its first token; prompts are padded on the left."""
+def first_batch(
+    config: ModelConfig, prompts: list[list[int]], start: int, device: torch.device
+) -> Batch:
+    """What the model reads before it writes its first token; prompts are padded on the left.
+
+    ``start`` is what the decoder of an encoder-decoder reads first (T5: its padding).
+    """
     raise UserError(f"model = {config!r}: no such model family")
 
 
 @first_batch.register
-def _(config: DecoderOnlyConfig, prompts: list[list[int]], device: torch.device) -> Batch:
+def _(
+    config: DecoderOnlyConfig, prompts: list[list[int]], start: int, device: torch.device
+) -> Batch:
     return batch_of(left_padded(prompts, device))
 
 
 @first_batch.register
-def _(config: EncoderDecoderConfig, prompts: list[list[int]], device: torch.device) -> Batch:
-    start = left_padded([[START]] * len(prompts), device)
-    return batch_of(start, left_padded(prompts, device))
+def _(
+    config: EncoderDecoderConfig, prompts: list[list[int]], start: int, device: torch.device
+) -> Batch:
+    first = left_padded([[start]] * len(prompts), device)
+    return batch_of(first, left_padded(prompts, device))
 
 
 def left_padded(rows: list[list[int]], device: torch.device) -> Stream:

@@ -11,7 +11,8 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from turnout.probe.characters import readable
+from turnout.data.tokenizers import Tokenizer
+from turnout.probe.characters import BYTES, readable
 
 BEFORE: Final = 40
 AFTER: Final = 24
@@ -47,6 +48,7 @@ class Rows:
     ids: Int64[np.ndarray, "B S"]
     mask: Bool[np.ndarray, "B S"]
     expert: Int64[np.ndarray, "B S K"]
+    tokenizer: Tokenizer = BYTES
 
     def around(self, expert: int, row: int, place: int) -> tuple[Piece, ...]:
         """Up to ``BEFORE`` tokens before a place, its own, and up to ``AFTER`` behind it."""
@@ -63,9 +65,9 @@ class Rows:
             )
             if kept
         ]
-        return tuple(_pieces(tokens))
+        return tuple(_pieces(tokens, self.tokenizer))
 
 
-def _pieces(tokens: Iterable[tuple[str, int]]) -> Iterable[Piece]:
+def _pieces(tokens: Iterable[tuple[str, int]], tokenizer: Tokenizer) -> Iterable[Piece]:
     for kind, run in groupby(tokens, lambda token: token[0]):
-        yield Piece(readable(tuple(index for _, index in run)), kind)
+        yield Piece(readable(tuple(index for _, index in run), tokenizer), kind)

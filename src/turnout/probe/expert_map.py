@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from turnout.data.tokenizers import ByteTokenizer
 from turnout.probe.characters import CLASSES, printable
 from turnout.probe.information import lift
 from turnout.probe.reading import ExpertReading, LayerReading, Reading, Typical
@@ -232,8 +231,7 @@ def _heading(alt: Any, text: str) -> Any:
 
 def _tokens(expert: ExpertReading) -> str:
     """Characters alone: sentinels and the like have a column of the map."""
-    is_byte = ByteTokenizer().is_byte
-    return _GAP.join([_word(t) for t in expert.tokens if is_byte(t.ids[0])][:_TOKENS])
+    return _GAP.join([_word(t) for t in expert.tokens if not t.special][:_TOKENS])
 
 
 def _contexts(expert: ExpertReading) -> str:

@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Bool, Int64
 
 from turnout.data.batch import Batch, Stream
+from turnout.data.tokenizers import Tokenizer
 from turnout.models.base import Model
 from turnout.moe.stats import LayerDecision
-from turnout.probe.characters import CLASSES, CharacterClass, classify, visible
+from turnout.probe.characters import BYTES, CLASSES, CharacterClass, classify, visible
 from turnout.probe.examples import Example, Rows
 from turnout.probe.information import SHUFFLES, Information, entropy, lift
 
@@ -46,7 +47,8 @@ DEFINITIONS: Final[Mapping[str, str]] = {
 class Typical:
     """Something that an expert serves more often than others do; ``ids`` are exact.
 
-    ``text`` and ``example`` are printable (see ``characters.visible``).
+    ``text`` and ``example`` are printable (see ``characters.visible``); ``special``: the first id
+    stands for no text.
     """
 
     text: str
@@ -54,6 +56,7 @@ class Typical:
     count: int
     lift: float
     example: str = ""
+    special: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,12 +117,12 @@ class LayerRecord:
     expert: Int64[np.ndarray, "B S K"]
 
 
-def read(model: Model, batches: Iterable[Batch]) -> Reading:
+def read(model: Model, batches: Iterable[Batch], tokenizer: Tokenizer = BYTES) -> Reading:
     """Run ``model`` over ``batches``, of equal lengths, in evaluation mode, and count.
 
     The mode of the model is restored. Nothing is run for a dense model.
     """
-    return summarise(records(model, batches))
+    return summarise(records(model, batches), tokenizer)
 
 
 @torch.no_grad()
@@ -135,11 +138,13 @@ def records(model: Model, batches: Iterable[Batch]) -> tuple[LayerRecord, ...]:
     return tuple(map(_joined, zip(*parts, strict=True)))
 
 
-def summarise(layers: Iterable[LayerRecord]) -> Reading:
+def summarise(layers: Iterable[LayerRecord], tokenizer: Tokenizer = BYTES) -> Reading:
     """Count what each expert of each layer served."""
     given = tuple(layers)
     stacks = {layer.stack: int(layer.mask.sum()) for layer in given}
-    return Reading(CLASSES, sum(stacks.values()), tuple(map(_layer, given)))
+    return Reading(
+        CLASSES, sum(stacks.values()), tuple(_layer(layer, tokenizer) for layer in given)
+    )
 
 
 def _parts(model: Model, batch: Batch, experts: Mapping[str, int]) -> list[LayerRecord]:
@@ -175,18 +180,19 @@ def _joined(parts: tuple[LayerRecord, ...]) -> LayerRecord:
     )
 
 
-def _layer(record: LayerRecord) -> LayerReading:
+def _layer(record: LayerRecord, tokenizer: Tokenizer) -> LayerReading:
     kept = (record.expert >= 0) & record.mask[..., None]
     row, place, choice = np.nonzero(kept)
     expert = record.expert[row, place, choice]
-    classes = classify(record.ids, record.mask)
+    classes = classify(record.ids, record.mask, tokenizer)
     by_class = _table(expert, classes[row, place], (record.num_experts, len(CLASSES)))
     read_ids, token = np.unique(record.ids[row, place], return_inverse=True)
     by_token = _table(expert, token, (record.num_experts, len(read_ids)))
     unserved = classes[record.mask & ~kept.any(-1)]
-    tokens = _typical(record, row, place, expert, 1)
-    contexts = _typical(record, row, place, expert, SUFFIX)
-    rows = Rows(record.ids, record.mask, record.expert)
+    served = _Served(row, place, expert)
+    tokens = _typical(record, served, 1, tokenizer)
+    contexts = _typical(record, served, SUFFIX, tokenizer)
+    rows = Rows(record.ids, record.mask, record.expert, tokenizer)
     assigned = by_class.sum(1)
     return LayerReading(
         record.name,
@@ -218,14 +224,20 @@ def _table(
     return table
 
 
+@dataclass(frozen=True)
+class _Served:
+    """Where the tokens of all assignments stand, and the expert of each."""
+
+    row: Int64[np.ndarray, " N"]
+    place: Int64[np.ndarray, " N"]
+    expert: Int64[np.ndarray, " N"]
+
+
 def _typical(
-    record: LayerRecord,
-    row: Int64[np.ndarray, " N"],
-    place: Int64[np.ndarray, " N"],
-    expert: Int64[np.ndarray, " N"],
-    length: int,
+    record: LayerRecord, served: _Served, length: int, tokenizer: Tokenizer
 ) -> list[tuple[Typical, ...]]:
     """For every expert its most typical runs of ``length`` tokens, the served one last."""
+    row, place, expert = served.row, served.place, served.expert
     enough = place >= length - 1
     row, place, expert = row[enough], place[enough], expert[enough]
     span = place[:, None] + np.arange(1 - length, 1)
@@ -239,7 +251,7 @@ def _typical(
         at = int(np.flatnonzero((expert == index) & (number.reshape(-1) == run))[0])
         before = slice(max(int(place[at]) - CONTEXT, 0), int(place[at]) + 1)
         real = record.mask[row[at], before]
-        return visible(tuple(record.ids[row[at], before][real].tolist()))
+        return visible(tuple(record.ids[row[at], before][real].tolist()), tokenizer)
 
     def most(index: int) -> Iterator[Typical]:
         often = np.flatnonzero(counts[index] >= MIN_COUNT)
@@ -248,7 +260,8 @@ def _typical(
             ids = tuple(runs[run].tolist())
             text = example(index, run) if length > 1 else ""
             count, times = int(counts[index, run]), float(lifts[index, run])
-            yield Typical(visible(ids), ids, count, times, text)
+            special = not tokenizer.is_text(ids[0])
+            yield Typical(visible(ids, tokenizer), ids, count, times, text, special)
 
     return [tuple(most(index)) for index in range(record.num_experts)]
 

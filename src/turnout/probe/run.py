@@ -16,7 +16,7 @@ from turnout.probe import pictures
 from turnout.probe.curve import Curve, read_curve
 from turnout.probe.reading import Reading, read
 from turnout.probe.style import altair
-from turnout.train.session import load_run
+from turnout.train.session import load_run, load_tokenizer
 
 PICTURE, EXPERTS = "picture.png", "experts.json"
 NGRAM_ORDER = 5
@@ -57,7 +57,7 @@ def measure(run_folder: Path, bits: Mapping[str, float] | None = None) -> Measur
     """
     checkpoint = folders.latest(Path(run_folder))
     config, model = load_run(checkpoint)
-    data = pipeline.build(config)
+    data = pipeline.build(config, load_tokenizer(checkpoint))
     held_out = data.validation()
     return Measured(
         run_of(checkpoint, Path(run_folder)),
@@ -66,7 +66,7 @@ def measure(run_folder: Path, bits: Mapping[str, float] | None = None) -> Measur
         data,
         sum(len(batch.row) for batch in held_out),
         baselines(config.objective, data) if bits is None else bits,
-        read(model, held_out),
+        read(model, held_out, data.tokenizer),
     )
 
 
@@ -125,6 +125,8 @@ def baselines(objective: object, data: Data) -> dict[str, float]:
 
 @baselines.register
 def _(objective: CausalConfig, data: Data) -> dict[str, float]:
+    if data.no_ngrams():
+        return {"token frequencies": data.bits_per_byte(data.unigram_nats())}
     orders = data.ngram_bits(NGRAM_ORDER)
     return {"byte frequencies (order 0)": orders[0], f"order-{NGRAM_ORDER} n-gram": orders[-1]}
 

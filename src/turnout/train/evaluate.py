@@ -6,10 +6,11 @@ from dataclasses import asdict
 import torch
 
 from turnout.data.batch import Batch
+from turnout.data.bits import bits_per_byte, text_bytes
 from turnout.models.base import Model
 from turnout.objectives import LanguageObjective
 from turnout.train.report import Evaluation, dropped_share, layer_reports
-from turnout.train.step import add_terms, bits_per_byte, text_bytes
+from turnout.train.step import add_terms
 
 
 @torch.no_grad()
@@ -34,7 +35,7 @@ def evaluate(
         loss=loss,
         bits=bits_per_byte(loss, batches),
         targets=sum(int(batch.target_mask.sum()) for batch in batches),
-        bytes=sum(map(text_bytes, batches)),
+        bytes=text_bytes(batches),
         terms=terms,
         balance=max((layer.balance for layer in layers), default=1.0),
         dropped=dropped_share(layers),

@@ -14,6 +14,9 @@ from turnout.config.errors import UserError
 from turnout.config.train import RunConfig
 from turnout.data import pipeline
 from turnout.data.pipeline import Data
+from turnout.data.progress import Progress
+from turnout.data.tokenizers import Tokenizer
+from turnout.data.tokenizers import load as tokenizers
 from turnout.models.base import Model
 from turnout.models.build import build as build_model
 from turnout.moe.products import ProductShape, choose
@@ -39,19 +42,23 @@ class Session:
     product_reason: str
 
 
-def open_session(config: RunConfig, checkpoint: Path | str | None = None) -> Session:
+def open_session(
+    config: RunConfig, checkpoint: Path | str | None = None, progress: Progress | None = None
+) -> Session:
     """Read the data, build and fill the model: freshly, or from ``checkpoint`` to go on.
 
     Args:
         checkpoint: a run's folder, for its newest checkpoint, or one of its step folders.
+        progress: is told of work on the text that takes time; nobody by default.
 
     Raises:
         UserError: anything about data, configuration or checkpoint that cannot be.
     """
     set_threads(config)
-    data = pipeline.build(config)
+    checkpoint = None if checkpoint is None else folders.latest(checkpoint)
+    tokenizer = None if checkpoint is None else load_tokenizer(checkpoint, config)
+    data = pipeline.build(config, tokenizer, progress)
     if checkpoint is not None:
-        checkpoint = folders.latest(checkpoint)
         _same_text(data, checkpoint)
     config, product_reason = with_product(config, data)
     model, dtype, reason = _built(config)
@@ -100,6 +107,25 @@ def compile_blocks(model: Model) -> None:
         raise UserError("train.compile = true: needs a C++ compiler; install g++, or leave it out")
     for stack in model.stacks():
         stack.compile_blocks()
+
+
+def load_tokenizer(run: Path | str, config: RunConfig | None = None) -> Tokenizer:
+    """The tokenizer that a run's newest checkpoint was trained with.
+
+    Args:
+        config: what is to be built instead of the saved configuration.
+
+    Raises:
+        UserError: the tokenizer cannot be found, or ``config`` asks for another one.
+    """
+    checkpoint = folders.latest(run)
+    meta = load_meta(checkpoint)
+    saved = io.from_dict(RunConfig, meta["config"]).data.tokenizer
+    tokenizer = tokenizers.restore(saved, checkpoint.parent.parent, meta.get("tokenizer"))
+    asked = saved if config is None else config.data.tokenizer
+    if asked != saved:
+        tokenizers.require_same(asked, tokenizer, str(checkpoint))
+    return tokenizer
 
 
 def set_threads(config: RunConfig) -> None:

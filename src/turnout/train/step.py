@@ -10,7 +10,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from turnout.config.train import RunConfig, TrainConfig
 from turnout.data.batch import Batch
-from turnout.data.tokenizers import ByteTokenizer
+from turnout.data.bits import bits_per_byte
 from turnout.models.base import Model
 from turnout.objectives import LanguageObjective, LossReport
 from turnout.train.average import update_average
@@ -78,19 +78,6 @@ def real_tokens(batch: Batch) -> int:
     """Tokens that are not padding, in all stacks."""
     encoder = 0 if batch.encoder is None else int(batch.encoder.mask.sum())
     return int(batch.decoder.mask.sum()) + encoder
-
-
-def text_bytes(batch: Batch) -> int:
-    """Targets that stand for a byte of text: no end of text, no sentinel."""
-    first = ByteTokenizer.first_byte
-    is_byte = (batch.targets >= first) & (batch.targets < first + 256)
-    return int((is_byte & batch.target_mask).sum())
-
-
-def bits_per_byte(nats: float, batches: list[Batch]) -> float:
-    """Bits of all targets over the bytes of text among them, from the mean nats of a target."""
-    targets = sum(int(batch.target_mask.sum()) for batch in batches)
-    return nats * targets / math.log(2) / max(sum(map(text_bytes, batches)), 1)
 
 
 def _backward(

@@ -175,7 +175,7 @@ class Trainer:
         """Save unless this step is saved already; False if the weights are not fit to be."""
         if self.folder is None or self._checkpoint_here() is not None:
             return True
-        folder = save_state(self.folder, self.state, self.config, self.data.summary.sha256)
+        folder = save_state(self.folder, self.state, self.config, self.data)
         if folder is None:
             return False
         for hook in self.hooks:
