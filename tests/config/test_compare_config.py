@@ -20,8 +20,9 @@ from turnout.config.compare import (
     resolved,
 )
 from turnout.config.errors import UserError
+from turnout.config.optimizers import AdafactorConfig
 from turnout.config.routers import TopKRouter
-from turnout.config.train import AdafactorConfig, InverseSqrt
+from turnout.config.schedules import InverseSqrt
 
 
 def by_name(given: Protocol):
