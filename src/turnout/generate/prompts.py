@@ -3,6 +3,7 @@
 Axes: B rows, S longest prompt.
 """
 
+from dataclasses import replace
 from functools import singledispatch
 
 import torch
@@ -64,18 +65,31 @@ def _(config: EncoderDecoderConfig, number: int, tokens: int, new: int) -> None:
 
 
 @singledispatch
-def first_batch(config: ModelConfig, prompts: list[list[int]], device: torch.device) -> Batch:
+def first_batch(
+    config: ModelConfig, prompts: list[list[int]], options: GenerateOptions, device: torch.device
+) -> Batch:
     """What the model reads before it writes its first token; prompts are padded on the left."""
     raise UserError(f"model = {config!r}: no such model family")
 
 
 @first_batch.register
-def _(config: DecoderOnlyConfig, prompts: list[list[int]], device: torch.device) -> Batch:
-    return batch_of(left_padded(prompts, device))
+def _(
+    config: DecoderOnlyConfig,
+    prompts: list[list[int]],
+    options: GenerateOptions,
+    device: torch.device,
+) -> Batch:
+    stream = left_padded(prompts, device)
+    return batch_of(replace(stream, visible=stream.mask) if options.visible_prompt else stream)
 
 
 @first_batch.register
-def _(config: EncoderDecoderConfig, prompts: list[list[int]], device: torch.device) -> Batch:
+def _(
+    config: EncoderDecoderConfig,
+    prompts: list[list[int]],
+    options: GenerateOptions,
+    device: torch.device,
+) -> Batch:
     start = left_padded([[START]] * len(prompts), device)
     return batch_of(start, left_padded(prompts, device))
 
