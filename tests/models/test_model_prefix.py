@@ -111,7 +111,7 @@ def test_the_cache_refuses_a_prefix_in_two_passes() -> None:
     first = replace(part(whole, 0, 4), visible=whole.visible[:, :4])
     cache = model(batch_of(first), cache=model.empty_cache(1, LENGTH)).cache
     second = replace(part(whole, 4, 16), visible=whole.visible[:, 4:])
-    with pytest.raises(UserError, match="prefix behind the 4 tokens of the cache, .* first pass"):
+    with pytest.raises(UserError, match=r"prefix behind the 4 tokens of the cache, .* first pass"):
         model(batch_of(second), cache=cache)
 
 

@@ -1,10 +1,18 @@
-"""Prompts as text, completed or filled; ``___`` marks a blank for models that fill spans."""
+"""Prompts as text, completed, answered or filled; ``___`` marks a blank for span models."""
 
+from dataclasses import replace
 from functools import singledispatch
 
 from turnout.config.errors import UserError
 from turnout.config.generation import GenerateOptions
-from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig
+from turnout.config.model import EncoderDecoderConfig, ModelConfig
+from turnout.config.objective import (
+    CausalConfig,
+    ObjectiveConfig,
+    PrefixConfig,
+    SpanConfig,
+    TextToTextConfig,
+)
 from turnout.data.tokenizers import ByteTokenizer
 from turnout.generate import generate
 from turnout.models.base import Model
@@ -12,43 +20,74 @@ from turnout.models.base import Model
 BLANK = "___"
 
 
-def answer(model: Model, prompts: list[str], options: GenerateOptions) -> list[str]:
-    """Each prompt with what the model makes of it.
+def answer(
+    model: Model, objective: ObjectiveConfig, prompts: list[str], options: GenerateOptions
+) -> list[str]:
+    """Each prompt with what the model makes of it; the answer alone for text to text.
 
     Raises:
         UserError: a prompt the model cannot take.
     """
-    return _answer(model.config, model, prompts, options)
+    ids = [prompt_ids(objective, model.config, prompt) for prompt in prompts]
+    options = replace(options, visible_prompt=objective.visible_prompt)
+    new = generate(model, ids, options)
+    return [_told(objective, prompt, out) for prompt, out in zip(prompts, new, strict=True)]
+
+
+def prompt_ids(objective: ObjectiveConfig, model: ModelConfig, prompt: str) -> list[int]:
+    """What the model reads: as in training, a document begins behind the start id in a decoder,
+    and what an encoder reads has an end.
+
+    Raises:
+        UserError: a prompt without a blank, where blanks are filled.
+    """
+    return _asked(objective, prompt, model.kind == EncoderDecoderConfig.kind)
 
 
 @singledispatch
-def _answer(
-    config: object, model: Model, prompts: list[str], options: GenerateOptions
-) -> list[str]:
-    raise UserError(f"model = {config!r}: no such model family")
+def _asked(objective: object, prompt: str, encoder: bool) -> list[int]:
+    raise TypeError(f"no prompts for {type(objective).__name__}")
 
 
-@_answer.register
-def _continue(
-    config: DecoderOnlyConfig, model: Model, prompts: list[str], options: GenerateOptions
-) -> list[str]:
-    """The prompt and its continuation; in training a document begins behind the start id."""
-    tokenizer = ByteTokenizer()
-    ids = [[tokenizer.pad, *tokenizer.encode(prompt)] for prompt in prompts]
-    new = generate(model, ids, options)
-    return [prompt + tokenizer.decode(out) for prompt, out in zip(prompts, new, strict=True)]
+@_asked.register
+def _(objective: CausalConfig, prompt: str, encoder: bool) -> list[int]:
+    return [ByteTokenizer.pad, *ByteTokenizer().encode(prompt)]
 
 
-@_answer.register
-def _fill(
-    config: EncoderDecoderConfig, model: Model, prompts: list[str], options: GenerateOptions
-) -> list[str]:
+@_asked.register
+def _(objective: SpanConfig, prompt: str, encoder: bool) -> list[int]:
+    if BLANK not in prompt:
+        raise UserError(f"prompt {prompt!r}: this model fills blanks; mark them with {BLANK}")
+    return blanked(prompt)
+
+
+@_asked.register
+def _(objective: PrefixConfig, prompt: str, encoder: bool) -> list[int]:
+    ids = ByteTokenizer().encode(prompt)
+    return [*ids, ByteTokenizer.eos] if encoder else [ByteTokenizer.pad, *ids]
+
+
+@_asked.register
+def _(objective: TextToTextConfig, prompt: str, encoder: bool) -> list[int]:
+    start = [] if encoder else [ByteTokenizer.pad]
+    return [*start, *ByteTokenizer().encode(prompt), ByteTokenizer.eos]
+
+
+@singledispatch
+def _told(objective: object, prompt: str, output: list[int]) -> str:
+    """The prompt and what follows it."""
+    return prompt + ByteTokenizer().decode(output)
+
+
+@_told.register
+def _(objective: SpanConfig, prompt: str, output: list[int]) -> str:
     """The prompt with every blank filled, the fillings in [brackets]."""
-    for prompt in prompts:
-        if BLANK not in prompt:
-            raise UserError(f"prompt {prompt!r}: this model fills blanks; mark them with {BLANK}")
-    new = generate(model, [blanked(prompt) for prompt in prompts], options)
-    return [filled(prompt, out) for prompt, out in zip(prompts, new, strict=True)]
+    return filled(prompt, output)
+
+
+@_told.register
+def _(objective: TextToTextConfig, prompt: str, output: list[int]) -> str:
+    return ByteTokenizer().decode(output)
 
 
 def blanked(prompt: str) -> list[int]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt16
+from jaxtyping import Bool, Int64, UInt16
 
 from turnout.config.errors import UserError
 from turnout.data.batch import Stream
@@ -73,8 +73,15 @@ class PackedRows(RowSource):
         self, index: Int64[np.ndarray, " B"], number: Int64[np.ndarray, " B"]
     ) -> Int64[np.ndarray, " N"]:
         """See ``RowSource.predicted``; ends of text are no bytes of it."""
+        return self.text_at(index, np.ones((len(index), self.length), dtype=bool))
+
+    def text_at(
+        self, index: Int64[np.ndarray, " B"], chosen: Bool[np.ndarray, "B S"]
+    ) -> Int64[np.ndarray, " N"]:
+        """Sorted offsets, in the concatenated documents, of the bytes among the ``chosen`` targets
+        of rows ``index``."""
         offset, real = self._offsets(index)
-        offset = np.sort(offset[real])
+        offset = np.sort(offset[real & chosen])
         offset = offset[self.tokens[offset] != ByteTokenizer.eos]
         ends_before = np.searchsorted(self.starts, offset, side="right") - 1
         positions: Int64[np.ndarray, " N"] = offset - ends_before

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -99,6 +99,7 @@ class Evaluation:
         balance: largest over mean load of the worst layer.
         dropped: share of dropped assignments over all layers; 0 unless evaluation has a capacity.
         seconds: time it took.
+        sources: the loss on each source of a mixture, by name; empty without one.
     """
 
     step: int
@@ -110,6 +111,7 @@ class Evaluation:
     balance: float
     dropped: float
     seconds: float
+    sources: Mapping[str, float] = field(default_factory=dict)
 
 
 def dropped_share(layers: Sequence[LayerReport]) -> float:

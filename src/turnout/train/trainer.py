@@ -90,7 +90,10 @@ class Trainer:
         return evaluation or self._evaluate(validation)
 
     def _evaluate(self, validation: list[Batch]) -> Evaluation:
-        evaluation = evaluate(self.state.model, self.objective, validation, self.state.step)
+        sources = self.data.source_names
+        evaluation = evaluate(
+            self.state.model, self.objective, validation, self.state.step, sources
+        )
         for hook in self.hooks:
             hook.on_evaluate(evaluation)
         return evaluation
