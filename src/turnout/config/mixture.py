@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from turnout.config.errors import require
 from turnout.config.objective import ObjectiveConfig
 
-_NAME = re.compile(r"[\w.-]+")
+_NAME = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class SourceConfig:
             _NAME.fullmatch(self.name) is not None,
             "source.name",
             self.name,
-            "one or more letters, digits, '_', '-' and '.'",
+            "letters, digits and '_', at least one",
         )
         require(
             self.weight is None or 0 < self.weight < math.inf,

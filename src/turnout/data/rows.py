@@ -69,7 +69,8 @@ def padded(ids: Integer[np.ndarray, "B S"], lengths: Int64[np.ndarray, " B"]) ->
     """A stream in which the first ``lengths`` tokens of a row are its one segment."""
     place = np.arange(ids.shape[1])
     real = place < lengths[:, None]
-    return Stream(tensor(ids * real), torch.from_numpy(real), tensor(real), tensor(place * real))
+    mask = torch.from_numpy(real)
+    return Stream(tensor(ids * real), mask, mask.to(torch.int64), tensor(place * real))
 
 
 def draw_below(

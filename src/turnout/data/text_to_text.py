@@ -12,7 +12,7 @@ no end, since they do not end there.
 Examples stand in a row, in the order of the source, as long as they fit: each is a segment, of the
 same number in both streams.
 
-Axes: B batch, S sequence, R rows, K examples, N tokens.
+Axes: B batch, S sequence, K examples, N tokens.
 """
 
 from collections.abc import Sequence
@@ -39,8 +39,8 @@ class Pairs:
     ``tokens[middles[k] : starts[k + 1]]``, without ends of text."""
 
     tokens: Integer[np.ndarray, " N"]
-    starts: Int64[np.ndarray, " K+1"]
     middles: Int64[np.ndarray, " K"]
+    starts: Int64[np.ndarray, " K+1"]
 
     @staticmethod
     def of(examples: Sequence[Example]) -> "Pairs":
@@ -48,7 +48,7 @@ class Pairs:
         lengths = [(len(example.inputs), len(example.targets)) for example in examples]
         bounds = np.cumsum([0, *(length for pair in lengths for length in pair)], dtype=np.int64)
         tokens = join([example.text for example in examples], ByteTokenizer())
-        return Pairs(tokens, bounds[::2], bounds[1::2])
+        return Pairs(tokens, middles=bounds[1::2], starts=bounds[::2])
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class PairRows(RowSource):
 
     pairs: Pairs
     kept: Kept
-    begin: Int64[np.ndarray, " R+1"]
+    begin: Int64[np.ndarray, " bounds"]
     encoder_length: int
     decoder_length: int
     max_examples: int
@@ -198,7 +198,7 @@ def _pack(
     decoder: Int64[np.ndarray, " K"],
     lengths: tuple[int, int],
     most: int,
-) -> Int64[np.ndarray, " R+1"]:
+) -> Int64[np.ndarray, " bounds"]:
     """The first example of every row, and the number of examples."""
     begin = [0]
     read = written = 0
