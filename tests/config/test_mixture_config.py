@@ -1,5 +1,8 @@
 """Sources and their rates as configuration: read, written, refused."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from turnout.config.errors import ConfigError, UserError
@@ -43,6 +46,14 @@ def test_a_mixture_from_toml_and_back() -> None:
     assert hotter.data.mixture.cap is None
     assert hotter.data.mixture.sources == config.data.mixture.sources
     assert override(config, {"data.mixture": "none"}).data.mixture is None
+
+
+def test_the_example_of_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    (block,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    mixture = parse_toml(block, BASE).data.mixture
+    assert [source.name for source in mixture.sources] == ["code", "letters", "questions"]
+    assert mixture.sources[2].objective == TextToTextConfig(targets="answer")
 
 
 def test_sources_by_name_on_the_command_line() -> None:
