@@ -10,21 +10,14 @@ from turnout.config.attention import AttentionConfig
 from turnout.config.errors import ConfigError
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.initialisation import NormalInit
+from turnout.config.losses import LossConfig
 from turnout.config.model import DecoderOnlyConfig
 from turnout.config.moe import DocumentGroup, Placement, RowsGroup
+from turnout.config.optimizers import AdafactorConfig, AdamWConfig
 from turnout.config.positions import RelativeBias, Rotary
 from turnout.config.presets import run
-from turnout.config.train import (
-    AdafactorConfig,
-    AdamWConfig,
-    CausalConfig,
-    Cosine,
-    InverseSqrt,
-    LossConfig,
-    RunConfig,
-    SpanConfig,
-    TrainConfig,
-)
+from turnout.config.schedules import Cosine, InverseSqrt
+from turnout.config.train import CausalConfig, RunConfig, SpanConfig, TrainConfig
 
 
 def grouped(rows: int, train: TrainConfig) -> RunConfig:

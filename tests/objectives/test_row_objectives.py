@@ -20,9 +20,9 @@ from tests.objectives.cases import (
     sparse,
 )
 from tests.objectives.test_invariance import assert_equal
+from turnout.config.losses import LossConfig
 from turnout.config.model import ModelConfig
 from turnout.config.objective import TextToTextConfig
-from turnout.config.train import LossConfig
 from turnout.data.batch import Batch
 from turnout.data.examples import Example
 from turnout.data.mixture import RowShape, Shaped

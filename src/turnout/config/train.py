@@ -3,9 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
-from turnout.config.errors import ConfigError, require
+from turnout.config.errors import ConfigError, not_negative, require
+from turnout.config.guards import AlarmConfig, GuardConfig
+from turnout.config.losses import LossConfig
 from turnout.config.mixture import MixtureConfig
 from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig, ModelConfig
 from turnout.config.objective import CausalConfig as CausalConfig
@@ -13,43 +15,8 @@ from turnout.config.objective import ObjectiveConfig as ObjectiveConfig
 from turnout.config.objective import PrefixConfig as PrefixConfig
 from turnout.config.objective import SpanConfig as SpanConfig
 from turnout.config.objective import TextToTextConfig as TextToTextConfig
-
-BalanceVariant = Literal[
-    "switch",
-    "mesh",
-    "st_moe",
-    "lingvo",
-    "gshard",
-    "deepseek",
-    "megablocks",
-    "flaxformer",
-    "mixtral",
-]
-Scope = Literal["group", "batch", "previous"]
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Coefficients; zero switches a term off, and nothing else does.
-
-    ``balance`` load balancing, ``router_z`` router z-loss (ST-MoE eq. 5), ``importance`` and
-    ``load`` Shazeer's CV^2 losses, ``head_z`` the z-loss on the output logits (T5X 1e-4).
-    ``scope`` is what the non-linear terms are computed over. ``layers`` sums the sparse layers'
-    terms (Switch) or averages them (T5X).
-    """
-
-    balance: float = 0.01
-    balance_variant: BalanceVariant = "switch"
-    router_z: float = 0.001
-    importance: float = 0.0
-    load: float = 0.0
-    head_z: float = 0.0
-    scope: Scope = "group"
-    layers: Literal["sum", "mean"] = "sum"
-
-    def __post_init__(self) -> None:
-        for name in ("balance", "router_z", "importance", "load", "head_z"):
-            _not_negative(f"losses.{name}", getattr(self, name))
+from turnout.config.optimizers import AdamWConfig, OptimizerConfig
+from turnout.config.schedules import Cosine, ScheduleConfig
 
 
 @dataclass(frozen=True)
@@ -81,82 +48,15 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class AdamWConfig:
-    """Decoupled weight decay, on matrices only."""
-
-    kind: ClassVar[str] = "adamw"
-    learning_rate: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-8
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        _positive("optimizer.learning_rate", self.learning_rate)
-        _positive("optimizer.epsilon", self.epsilon)
-        require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "in [0, 1)")
-        require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "in [0, 1)")
-        _not_negative("optimizer.weight_decay", self.weight_decay)
-
-
-@dataclass(frozen=True)
-class AdafactorConfig:
-    """T5's Adafactor; ``learning_rate`` is relative to each matrix's root mean square."""
-
-    kind: ClassVar[str] = "adafactor"
-    learning_rate: float = 1.0
-    decay_exponent: float = 0.8
-    clip_threshold: float = 1.0
-    epsilon1: float = 1e-30
-    epsilon2: float = 1e-3
-    min_factored: int = 128
-
-    def __post_init__(self) -> None:
-        _positive("optimizer.learning_rate", self.learning_rate)
-        _positive("optimizer.clip_threshold", self.clip_threshold)
-        _positive("optimizer.epsilon1", self.epsilon1)
-        _positive("optimizer.epsilon2", self.epsilon2)
-        _positive("optimizer.decay_exponent", self.decay_exponent)
-        require(self.min_factored >= 2, "optimizer.min_factored", self.min_factored, "at least 2")
-
-
-OptimizerConfig = AdamWConfig | AdafactorConfig
-
-
-@dataclass(frozen=True)
-class InverseSqrt:
-    """``1 / sqrt(max(step, warmup))``: T5's; normalised to 1 at the peak when ``peak_one``."""
-
-    kind: ClassVar[str] = "inverse_sqrt"
-    warmup: int = 10_000
-    linear_warmup: bool = False
-    peak_one: bool = False
-
-    def __post_init__(self) -> None:
-        require(self.warmup >= 1, "schedule.warmup", self.warmup, "at least 1")
-
-
-@dataclass(frozen=True)
-class Cosine:
-    """Linear warm-up to 1, then half a cosine down to ``floor``."""
-
-    kind: ClassVar[str] = "cosine"
-    warmup: int = 100
-    floor: float = 0.1
-
-    def __post_init__(self) -> None:
-        require(self.warmup >= 0, "schedule.warmup", self.warmup, "at least 0")
-        require(0 <= self.floor <= 1, "schedule.floor", self.floor, "in [0, 1]")
-
-
-ScheduleConfig = InverseSqrt | Cosine
-
-
-@dataclass(frozen=True)
 class TrainConfig:
     """The loop. ``batch_rows`` rows a step, cut into ``micro_batches`` equal parts.
 
-    ``clip_norm`` bounds the global norm of the gradient; 0 leaves it alone.
+    ``clip_norm`` bounds the global norm of the gradient; 0 leaves it alone. With
+    ``expert_gradient = "inverse_sqrt"`` the experts' gradients are first multiplied by
+    ``1 / sqrt(E)``, as each expert sees one of E shares of the batch (Artetxe et al. 2021,
+    2112.10684). ``average`` above 0 keeps an exponential moving average of the weights with that
+    decay, which evaluation and generation use. ``recompute`` computes the activations of a block
+    again in the backward pass; ``compile`` compiles each block.
     """
 
     steps: int = 1000
@@ -170,6 +70,9 @@ class TrainConfig:
     eval_rows: int = 128
     save_every: int = 500
     recompute: bool = False
+    compile: bool = False
+    average: float = 0.0
+    expert_gradient: Literal["full", "inverse_sqrt"] = "full"
 
     def __post_init__(self) -> None:
         whole = ("steps", "batch_rows", "micro_batches", "eval_every", "eval_rows", "save_every")
@@ -177,7 +80,8 @@ class TrainConfig:
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         require(0 <= self.threads <= 1024, "train.threads", self.threads, "in 0 .. 1024")
         require(0 <= self.seed < 2**63, "train.seed", self.seed, "in 0 .. 2^63 - 1")
-        _not_negative("train.clip_norm", self.clip_norm)
+        not_negative("train.clip_norm", self.clip_norm)
+        require(0 <= self.average < 1, "train.average", self.average, "in [0, 1); 0 keeps none")
         require(
             self.batch_rows % self.micro_batches == 0,
             "train.micro_batches",
@@ -201,6 +105,8 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
     schedule: ScheduleConfig = field(default_factory=Cosine)
     train: TrainConfig = field(default_factory=TrainConfig)
+    guards: GuardConfig = field(default_factory=GuardConfig)
+    alarms: AlarmConfig = field(default_factory=AlarmConfig)
     out: str = "runs/{preset}"
     preset: str = "custom"
 
@@ -278,11 +184,3 @@ def _check_groups(model: ModelConfig, train: TrainConfig) -> None:
 def _divisors(value: int) -> list[int]:
     small = [n for n in range(1, math.isqrt(value) + 1) if value % n == 0]
     return sorted({*small, *(value // n for n in small)})
-
-
-def _positive(field: str, value: float) -> None:
-    require(0 < value < math.inf, field, value, "above 0")
-
-
-def _not_negative(field: str, value: float) -> None:
-    require(0 <= value < math.inf, field, value, "at least 0")

@@ -55,6 +55,11 @@ class Stack(nn.Module):
             block.init_weights(generator, deviation)
         self.norm.init_weights()
 
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Compile every block in place; parameters keep their names."""
+        for block in self._blocks():
+            block.compile(fullgraph=True, backend=backend)
+
     def sparse_layers(self) -> dict[str, MoELayer]:
         """Sparse layers by name, in order."""
         return {

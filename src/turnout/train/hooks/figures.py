@@ -1,7 +1,7 @@
 """How the figures of a run read in one line; shared by the live display and the plain lines."""
 
 from turnout.config.train import RunConfig, SpanConfig
-from turnout.train.report import Evaluation, StepReport
+from turnout.train.report import Evaluation, Event, StepReport
 
 
 def bits_unit(run: RunConfig) -> str:
@@ -39,6 +39,12 @@ def evaluation_line(evaluation: Evaluation, unit: str) -> str:
         + (f" ({terms})" if terms else "")
         + "".join(f"; {name} {loss:.4f}" for name, loss in evaluation.sources.items())
     )
+
+
+def event_line(event: Event) -> str:
+    """One line for an event: ``step 7: alarm in decoder.1.moe: ..``."""
+    where = f" in {event.layer}" if event.layer else ""
+    return f"step {event.step}: {event.name}{where}: {event.text}"
 
 
 class Rate:
