@@ -286,6 +286,28 @@ def test_the_summary_names_the_sources(text: dict[str, str]) -> None:
     assert data.summary.train_rows == data.train_rows.num_rows
 
 
+def test_text_on_both_sides_is_counted(text: dict[str, str]) -> None:
+    run = a_run(text, "one stack")
+    # The same folder twice is split alike; one of its held-out files alone is trained on.
+    assert "held out in another source" not in build(run).summary.text()
+    held_out = build(run).held_out[0].rows.rows.tokens
+    first = bytes((held_out[: held_out.tolist().index(1)] - 3).astype(np.uint8))
+    other = Path(text["prose"]).parent / "other"
+    other.mkdir()
+    (other / "copy").write_bytes(first)
+    (other / "own").write_bytes(b"another text\n" * 9)
+    seen = None
+    for share in (0.2, 0.5):
+        sources = (SourceConfig("plain", (text["prose"],)), SourceConfig("other", (str(other),)))
+        data = DataConfig(validation_share=share, mixture=MixtureConfig(sources))
+        found = build(replace(run, data=data))
+        both = set(found.documents.train) & set(found.documents.validation)
+        said = "1 training documents are held out in another source"
+        assert (said in found.summary.text()) == bool(both)
+        seen = seen or bool(both)
+    assert seen
+
+
 def test_a_mixture_of_one_source_reads_what_the_source_alone_has(text: dict[str, str]) -> None:
     run = a_run(text, "one stack")
     alone = replace(

@@ -5,7 +5,7 @@ run; ``order`` says which row of which source a number is. Axes: B batch, R rows
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int64
@@ -203,6 +203,10 @@ def _mixed(run: RunConfig, tokenizer: ByteTokenizer, mixture: MixtureConfig) -> 
     )
     rates = {name: share / sum(shares) for name, share in zip(names, shares, strict=True)}
     summary = Summary.mixed({n: p.summary for n, p in zip(names, parts, strict=True)}, rates)
+    unseen = set(documents.validation)
+    if both := sum(text in unseen for text in documents.train):
+        note = f"{summary.note}; {both:,} training documents are held out in another source"
+        summary = replace(summary, note=note)
     return Data(run, tokenizer, summary, documents, order, held_out, names)
 
 
