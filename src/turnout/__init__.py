@@ -15,8 +15,9 @@ _PUBLIC = {
     "EncoderDecoderConfig": "turnout.config.model",
     "FeedForwardConfig": "turnout.config.feed_forward",
     "GenerateOptions": "turnout.config.generation",
+    "Hook": "turnout.train.hooks.base",
     "LayerStats": "turnout.moe.stats",
-    "LossConfig": "turnout.config.train",
+    "LossConfig": "turnout.config.losses",
     "MoEConfig": "turnout.config.moe",
     "MoELayer": "turnout.moe.layer",
     "RoutingContext": "turnout.moe.context",
@@ -30,6 +31,7 @@ _PUBLIC = {
     "load_run": "turnout.train.session",
     "open_session": "turnout.train.session",
     "Trainer": "turnout.train.trainer",
+    "latest_checkpoint": ("turnout.checkpoint.folders", "latest"),
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

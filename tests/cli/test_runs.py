@@ -1,7 +1,9 @@
 """Whole runs through the command line: train, resume, evaluate, generate."""
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,21 +87,25 @@ def test_a_changed_model_does_not_load(turnout: Turnout, tiny: Tiny) -> None:
     assert result.err.count("\n") == 1
 
 
-def test_ctrl_c_keeps_the_last_checkpoint(
-    turnout: Turnout, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_and_one_line(
+    turnout: Turnout, tiny: Tiny, number: signal.Signals
 ) -> None:
-    def interrupted(state: Any, *rest: Any) -> Any:
-        if state.step == 2:
-            raise KeyboardInterrupt
+    def signalled(state: Any, *rest: Any) -> Any:
+        if state.step == 0:
+            os.kill(os.getpid(), number)
         return optimiser_step(state, *rest)
 
-    monkeypatch.setattr("turnout.train.trainer.optimiser_step", interrupted)
-    result = turnout("train", *tiny["causal"], "--out", "run")
-    assert result.code == 130
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("turnout.train.trainer.optimiser_step", signalled)
+        result = turnout("train", *tiny["causal"], "--out", "run")
+    assert result.code == 128 + number
     assert result.err == (
-        "interrupted after step 2; the checkpoint of step 2 is kept: turnout train --resume run\n"
+        f"stopped by {number.name} after step 1; to go on: turnout train --resume run\n"
     )
-    monkeypatch.undo()
+    resumed = turnout("train", "--resume", "run")
+    assert resumed.code == 0
+    assert "from step 1 to 3" in resumed.out
 
 
 def test_blanks_become_sentinels_and_come_back() -> None:

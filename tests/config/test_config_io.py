@@ -10,9 +10,10 @@ from turnout.config.errors import ConfigError, UserError, nearest
 from turnout.config.io import dump_toml, from_dict, load_toml, override, parse_toml, to_dict
 from turnout.config.model import ModelConfig
 from turnout.config.moe import DocumentGroup, MoEConfig
+from turnout.config.optimizers import AdafactorConfig, AdamWConfig
 from turnout.config.presets import PRESETS, run
 from turnout.config.routers import InputJitter, RouterConfig, SwitchRouter, Top2Router, TopKRouter
-from turnout.config.train import AdafactorConfig, AdamWConfig, RunConfig
+from turnout.config.train import RunConfig
 
 BASE = run("switch_tiny")
 
@@ -154,7 +155,7 @@ def test_override(options: dict[str, str], check: object) -> None:
             "model.attention, model.feed_forward: required and not given",
         ),
         ("out = 3", "out = 3: must be a string"),
-        ('"" = 3', ": no such option; known: data, "),
+        ('"" = 3', ": no such option; known: alarms, data, "),
         ("a = ", "the text is not valid TOML: "),
         ("a = 1\na = 2", "the text is not valid TOML: "),
         ("x = " + "[" * 5000, "the text is not valid TOML: "),

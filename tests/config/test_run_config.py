@@ -10,21 +10,14 @@ from turnout.config.attention import AttentionConfig
 from turnout.config.errors import ConfigError
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.initialisation import NormalInit
+from turnout.config.losses import LossConfig
 from turnout.config.model import DecoderOnlyConfig
 from turnout.config.moe import DocumentGroup, Placement, RowsGroup
+from turnout.config.optimizers import AdafactorConfig, AdamWConfig
 from turnout.config.positions import RelativeBias, Rotary
 from turnout.config.presets import run
-from turnout.config.train import (
-    AdafactorConfig,
-    AdamWConfig,
-    CausalConfig,
-    Cosine,
-    InverseSqrt,
-    LossConfig,
-    RunConfig,
-    SpanConfig,
-    TrainConfig,
-)
+from turnout.config.schedules import Cosine, InverseSqrt
+from turnout.config.train import CausalConfig, RunConfig, SpanConfig, TrainConfig
 
 
 def grouped(rows: int, train: TrainConfig) -> RunConfig:
@@ -76,9 +69,10 @@ def test_objective_and_model_belong_together() -> None:
     with pytest.raises(ConfigError) as error:
         replace(run("switch_demo"), objective=SpanConfig())
     assert str(error.value).startswith(
-        "objective.kind = 'span': must be 'causal' with model.kind = 'decoder_only'; "
+        "objective.kind = 'span': must be one of causal, prefix, text_to_text "
+        "with model.kind = 'decoder_only'; "
     )
-    with pytest.raises(ConfigError, match=r"must be 'span' with model\.kind = 'encoder_decoder'"):
+    with pytest.raises(ConfigError, match=r"must be one of span, .* with model\.kind = 'enc"):
         replace(run("t5_base"), objective=CausalConfig())
 
 

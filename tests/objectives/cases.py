@@ -7,10 +7,10 @@ from torch import Tensor
 
 from tests.models.cases import MODERN, T5, VOCABULARY
 from turnout import models
+from turnout.config.losses import LossConfig
 from turnout.config.model import ModelConfig
 from turnout.config.moe import DocumentGroup, MoEConfig, RoutingGroup, RowsGroup
 from turnout.config.routers import RouterConfig
-from turnout.config.train import LossConfig
 from turnout.data.batch import Batch, Stream
 from turnout.models.base import Model
 from turnout.objectives import LanguageObjective, StepSums

@@ -9,8 +9,8 @@ import torch
 from tests.moe.cases import ROUTERS
 from tests.objectives.cases import ALL_ON, T5, DocumentGroup, RowsGroup, build, cut, run, sparse
 from turnout import objectives
+from turnout.config.losses import LossConfig
 from turnout.config.routers import SwitchRouter, TopKRouter
-from turnout.config.train import LossConfig
 from turnout.moe.losses import BALANCE_FORMS, LossSums, load_balancing_loss
 from turnout.objectives import LanguageObjective, StackTotals, Totals
 from turnout.objectives.scopes import linearised

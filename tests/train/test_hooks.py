@@ -13,7 +13,7 @@ from turnout.train.hooks.base import End, Start
 from turnout.train.hooks.figures import Rate, duration
 from turnout.train.hooks.live import LiveDisplay
 from turnout.train.hooks.plain import PlainLines
-from turnout.train.report import Evaluation, StepReport, layer_reports
+from turnout.train.report import Evaluation, Event, StepReport, layer_reports
 
 
 def _stats(assigned: list[int], kept: list[int], choices: int = 1) -> LayerStats:
@@ -41,7 +41,7 @@ def _stats(assigned: list[int], kept: list[int], choices: int = 1) -> LayerStats
     )
 
 
-def _report(step: int, skipped: str = "") -> StepReport:
+def _report(step: int) -> StepReport:
     # Two micro-batches: assigned (6, 2) + (4, 0) = (10, 2) of 12; kept (4, 2) + (4, 0) = 10.
     layers = layer_reports([(_stats([6, 2], [4, 2]),), (_stats([4, 0], [4, 0]),)])
     return StepReport(
@@ -55,7 +55,6 @@ def _report(step: int, skipped: str = "") -> StepReport:
         tokens=12 * step,
         tokens_per_second=1234.4,
         layers=layers,
-        skipped=skipped,
     )
 
 
@@ -95,8 +94,11 @@ def test_plain_lines() -> None:
     run = presets.run("switch_demo")
     run = replace(run, train=replace(run.train, steps=3))
     hook.on_start(Start(run, 0, ("header",)))
-    for step in (1, 2, 3):
-        hook.on_step(_report(step, "language is nan" if step == 2 else ""))
+    hook.on_step(_report(1))
+    hook.on_step(_report(2))
+    hook.on_event(Event(2, "skip", "language is nan"))
+    hook.on_event(Event(2, "alarm", "dead: 1 of 2", "decoder.1.moe"))
+    hook.on_step(_report(3))
     hook.on_evaluate(
         Evaluation(3, 1.25, 1.8034, 10, 9, {"balance": 1.1, "load": 0.0}, 1.0, 0.0, 0.1)
     )
@@ -105,11 +107,12 @@ def test_plain_lines() -> None:
     assert lines[0] == "header"
     assert lines[1].startswith("step 1/3 | loss 1.500 | 2.164 bits/byte | 1,234 tokens/s | ")
     assert "dropped 16.7% | balance 1.67 (max/mean load)" in lines[1]
-    assert lines[2] == "step 2 skipped: language is nan"
-    assert lines[3].startswith("step 3/3")  # the last step is always shown
-    assert lines[4] == "step 3: validation loss 1.2500, 1.8034 bits/byte (balance 1.100)"
-    assert lines[5] == "step 3: saved x/step-00000003"
-    assert len(lines) == 6
+    assert lines[2] == "step 2: skip: language is nan"
+    assert lines[3] == "step 2: alarm in decoder.1.moe: dead: 1 of 2"
+    assert lines[4].startswith("step 3/3")  # the last step is always shown
+    assert lines[5] == "step 3: validation loss 1.2500, 1.8034 bits/byte (balance 1.100)"
+    assert lines[6] == "step 3: saved x/step-00000003"
+    assert len(lines) == 7
 
 
 def test_the_live_display_shows_the_same_figures() -> None:
@@ -117,10 +120,18 @@ def test_the_live_display_shows_the_same_figures() -> None:
     hook = LiveDisplay(console)
     run = presets.run("switch_demo")
     hook.on_start(Start(run, 0, ("header [not markup]",)))
-    hook.on_step(_report(1, "language is nan"))
+    hook.on_step(_report(1))
+    hook.on_event(Event(1, "skip", "language is [nan]"))
     hook.on_evaluate(Evaluation(1, 1.25, 1.8034, 10, 9, {}, 1.0, 0.0, 0.1))
     hook.on_save(1, Path("x"))
     hook.on_end(End(1, False, None))
     text = console.export_text()
-    for part in ("header [not markup]", "loss 1.500", "1/1000 steps", "left", "skipped", "saved x"):
+    for part in (
+        "header [not markup]",
+        "loss 1.500",
+        "1/1000 steps",
+        "left",
+        "skip: language is [nan]",
+        "saved x",
+    ):
         assert part in text.replace(f"{run.train.steps}", "1000")

@@ -7,10 +7,10 @@ from torch import nn
 
 from turnout.checkpoint.format import CheckpointError
 from turnout.config.errors import UserError
-from turnout.config.train import AdafactorConfig, AdamWConfig
+from turnout.config.optimizers import AdafactorConfig, AdamWConfig
 from turnout.models.build import build
 from turnout.train.adafactor import Adafactor
-from turnout.train.optim import build_optimizer, is_router, set_learning_rate
+from turnout.train.optim import build_optimizer, expert_parameters, role_of, set_learning_rate
 from turnout.train.optim_state import export_state, restore_state, untrained_parameters
 from turnout.train.precision import compute_dtype
 
@@ -33,12 +33,11 @@ def _names(group: dict[str, object]) -> set[str]:
 
 
 def test_adamw_decays_matrices_alone() -> None:
-    optimizer = build_optimizer(AdamWConfig(weight_decay=0.1), _Sparse())
-    decayed, free = optimizer.param_groups
-    assert decayed["weight_decay"] == 0.1
-    assert _names(decayed) == {"linear.weight", "moe.experts.w_in"}
-    assert free["weight_decay"] == 0.0
-    assert _names(free) == {
+    groups = build_optimizer(AdamWConfig(weight_decay=0.1), _Sparse()).param_groups
+    decayed = {name for group in groups if group["weight_decay"] for name in _names(group)}
+    assert decayed == {"linear.weight", "moe.experts.w_in"}
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.1}
+    assert set().union(*map(_names, groups)) - decayed == {
         "embedding.weight",
         "linear.bias",
         "moe.router.weight",
@@ -48,11 +47,31 @@ def test_adamw_decays_matrices_alone() -> None:
 
 
 def test_adafactor_knows_the_stacked_experts() -> None:
-    plain, experts = build_optimizer(AdafactorConfig(), _Sparse()).param_groups
-    assert experts["stacked"] is True
-    assert _names(experts) == {"moe.experts.w_in", "moe.experts.bias"}
-    assert plain["stacked"] is False
-    assert "frozen" not in _names(plain)
+    groups = {
+        group["role"]: group for group in build_optimizer(AdafactorConfig(), _Sparse()).param_groups
+    }
+    assert {role: group["stacked"] for role, group in groups.items()} == {
+        "other": False,
+        "router": False,
+        "experts": True,
+    }
+    assert _names(groups["experts"]) == {"moe.experts.w_in", "moe.experts.bias"}
+    assert _names(groups["router"]) == {"moe.router.weight", "moe.router.bias"}
+    assert "frozen" not in _names(groups["other"])
+
+
+@pytest.mark.parametrize("kind", [AdamWConfig, AdafactorConfig])
+def test_each_role_learns_at_its_own_rate(kind: type) -> None:
+    optimizer = build_optimizer(kind(router_rate=0.5, expert_rate=2.0), _Sparse())
+    set_learning_rate(optimizer, 0.1)
+    rates = {group["role"]: group["lr"] for group in optimizer.param_groups}
+    assert rates == {"other": 0.1, "router": 0.05, "experts": 0.2}
+
+
+def test_expert_parameters_are_the_stacked_ones() -> None:
+    model = _Sparse()
+    experts = model.moe["experts"]
+    assert {id(p) for p in expert_parameters(model)} == {id(experts.w_in), id(experts.bias)}
 
 
 def test_an_unknown_optimiser_is_refused() -> None:
@@ -61,8 +80,10 @@ def test_an_unknown_optimiser_is_refused() -> None:
 
 
 def test_a_router_is_known_by_a_whole_part_of_its_name() -> None:
-    assert is_router("decoder.3.moe.router.weight")
-    assert not is_router("decoder.3.my_router_like.weight")
+    assert role_of("decoder.3.moe.router.weight") == "router"
+    assert role_of("decoder.3.my_router_like.weight") == "other"
+    assert role_of("decoder.3.moe.shared_experts.w_in") == "other"
+    assert role_of("decoder.3.moe.experts.w_in") == "experts"
 
 
 @pytest.mark.parametrize("config", [AdamWConfig(), AdafactorConfig(min_factored=4)])
@@ -139,5 +160,6 @@ def test_state_of_other_factors_is_refused():
 
 def test_tables_do_not_decay():
     model = build(T5)
-    decayed = build_optimizer(AdamWConfig(weight_decay=0.1), model).param_groups[0]["param_names"]
+    groups = build_optimizer(AdamWConfig(weight_decay=0.1), model).param_groups
+    decayed = [n for group in groups if group["weight_decay"] for n in group["param_names"]]
     assert decayed and not any("position_bias" in n or "embedding" in n for n in decayed)

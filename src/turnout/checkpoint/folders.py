@@ -53,9 +53,13 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def prune(run: Path, keep: int) -> list[Path]:
-    """Delete all but the newest ``keep`` checkpoints; returns what was deleted."""
-    old = [folder for _, folder in saved_steps(run)][:-keep]
+def prune(run: Path, keep: int, also: int | None = None) -> list[Path]:
+    """Delete all but the newest ``keep`` checkpoints and that of the step ``also``.
+
+    Returns:
+        What was deleted.
+    """
+    old = [folder for step, folder in saved_steps(run)[:-keep] if step != also]
     for folder in old:
         remove(folder)
     return old

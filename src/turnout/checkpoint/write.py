@@ -79,10 +79,15 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def _write_index(folder: Path, index: Index) -> None:
     text = json.dumps(index.to_json(), indent=1, allow_nan=False)
-    temporary = folder / f"{INDEX}.tmp"
-    _write_file(temporary, text.encode())
-    os.rename(temporary, folder / INDEX)
-    _sync_folder(folder)
+    replace_file(folder / INDEX, text.encode())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file so that a kill at any moment leaves the old content or the new, whole."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    _write_file(temporary, data)
+    os.rename(temporary, path)
+    _sync_folder(path.parent)
 
 
 def _write_file(path: Path, data: bytes) -> None:

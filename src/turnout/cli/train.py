@@ -3,7 +3,10 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from turnout.cli.arguments import Parser, command, flat, option_names, split_dotted
 from turnout.cli.lengths import forward_flops
@@ -12,6 +15,9 @@ from turnout.config import io
 from turnout.config.errors import UserError
 from turnout.config.presets import PRESETS
 from turnout.config.train import RunConfig
+
+if TYPE_CHECKING:
+    from turnout.train.hooks.base import Hook
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -25,14 +31,14 @@ def run(arguments: Sequence[str]) -> int:
     )
     if options.resume is not None:
         return _resume(options, dotted)
-    config = resolve(options, dotted)
+    config = _acting(resolve(options, dotted), options.act)
     if wants_help:
         print(_help(parser, config))
         return 0
     if options.dry_run:
         print(describe(config), end="")
         return 0
-    return _train(config, fresh_folder(config, options.out), None)
+    return _train(config, fresh_folder(config, options.out), None, options.hook)
 
 
 def describe(config: RunConfig) -> str:
@@ -46,11 +52,25 @@ def describe(config: RunConfig) -> str:
     )
 
 
+def _acting(config: RunConfig, act: bool) -> RunConfig:
+    return replace(config, alarms=replace(config.alarms, act=True)) if act else config
+
+
 def _parser() -> Parser:
     parser = Parser("turnout train", "Train a model and say how well it went.")
     add_options(parser)
     parser.add_argument("--out", metavar="DIR", help="the run's folder; default runs/PRESET")
     parser.add_argument("--resume", metavar="RUN", help="continue a run from its last checkpoint")
+    parser.add_argument(
+        "--act", action="store_true", help="let alarms change the loss coefficients, with a record"
+    )
+    parser.add_argument(
+        "--hook",
+        action="append",
+        default=[],
+        metavar="MODULE:FACTORY",
+        help="a tracker of yours: factory(run folder) gives a turnout.Hook; may be given again",
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the resolved configuration and stop"
     )
@@ -81,12 +101,12 @@ def _resume(options: argparse.Namespace, dotted: dict[str, str]) -> int:
     from turnout.train.session import saved_config
 
     folder = Path(options.resume)
-    config = io.override(saved_config(folder), dotted)
+    config = _acting(io.override(saved_config(folder), dotted), options.act)
     if options.dry_run:
         print(describe(config), end="")
         return 0
     checkpoint = folders.latest(folder)
-    return _train(config, _run_of(checkpoint, folder), checkpoint)
+    return _train(config, _run_of(checkpoint, folder), checkpoint, options.hook)
 
 
 def _run_of(checkpoint: Path, given: Path) -> Path:
@@ -112,30 +132,40 @@ def _run_of(checkpoint: Path, given: Path) -> Path:
     return given.resolve().parent.parent
 
 
-def _train(config: RunConfig, folder: Path, checkpoint: Path | None) -> int:
+def _train(
+    config: RunConfig, folder: Path, checkpoint: Path | None, trackers: Sequence[str]
+) -> int:
     from turnout.cli.build_progress import build_progress
     from turnout.cli.closing import closing
     from turnout.cli.display import display
     from turnout.probe.run import baselines
-    from turnout.train.header import run_header
-    from turnout.train.hooks.metrics import MetricsWriter
     from turnout.train.session import open_session
+    from turnout.train.stopping import Interrupted
     from turnout.train.trainer import Trainer
 
+    watching = [display(), *_trackers(folder, trackers)]
     session = open_session(config, checkpoint, build_progress())
-    header = (*run_header(session), f"folder     {folder}")
-    hooks = [MetricsWriter(folder / "metrics.jsonl"), display()]
-    trainer = Trainer(
-        session.config, session.state, session.data, session.objective, hooks, folder, header
-    )
+    trainer = Trainer.of(session, folder, watching)
     try:
         evaluation = trainer.run()
-    except KeyboardInterrupt:
-        print(_interrupted(folder, session.state.step), file=sys.stderr)
-        return 130
+    except Interrupted as stop:
+        print(f"{stop}; to go on: {command()} train --resume {folder}", file=sys.stderr)
+        return 128 + stop.signal
     bits = baselines(config.objective, session.data)
     print(closing(session, evaluation, folder, bits, _picture(folder, bits)), end="")
     return 0
+
+
+def _trackers(folder: Path, names: Sequence[str]) -> "list[Hook]":
+    """TensorBoard where it is installed, and the hooks that the command line names."""
+    from turnout.cli.trackers import load_hook
+
+    found = [load_hook(name, folder) for name in names]
+    if find_spec("tensorboard") is not None:
+        from turnout.train.hooks.tensorboard import TensorBoard
+
+        found.append(TensorBoard(folder))
+    return found
 
 
 def _picture(folder: Path, bits: Mapping[str, float]) -> str:
@@ -149,15 +179,3 @@ def _picture(folder: Path, bits: Mapping[str, float]) -> str:
         return f"picture: {draw(folder, bits)[0]}"
     except UserError as error:
         return f"no picture was drawn: {error}"
-
-
-def _interrupted(folder: Path, step: int) -> str:
-    from turnout.checkpoint import folders
-
-    saved = folders.saved_steps(folder)
-    if not saved:
-        return f"interrupted after step {step}; no checkpoint was written yet"
-    return (
-        f"interrupted after step {step}; the checkpoint of step {saved[-1][0]} is kept: "
-        f"{command()} train --resume {folder}"
-    )

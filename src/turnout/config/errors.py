@@ -1,6 +1,7 @@
 """Errors a user can cause, each one clear line: field, value, what is allowed, the fix."""
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -40,6 +41,16 @@ def require(condition: bool, field: str, value: object, allowed: str, fix: str =
     """Raise ``ConfigError`` unless ``condition`` holds."""
     if not condition:
         raise ConfigError(field, value, allowed, fix)
+
+
+def positive(field: str, value: float) -> None:
+    """Raise ``ConfigError`` unless ``value`` is above zero and finite."""
+    require(0 < value < math.inf, field, value, "above 0")
+
+
+def not_negative(field: str, value: float) -> None:
+    """Raise ``ConfigError`` unless ``value`` is at least zero and finite."""
+    require(0 <= value < math.inf, field, value, "at least 0")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

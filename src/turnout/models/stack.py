@@ -55,6 +55,11 @@ class Stack(nn.Module):
             block.init_weights(generator, deviation)
         self.norm.init_weights()
 
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Compile every block in place; parameters keep their names."""
+        for block in self._blocks():
+            block.compile(fullgraph=True, backend=backend)
+
     def sparse_layers(self) -> dict[str, MoELayer]:
         """Sparse layers by name, in order."""
         return {
@@ -127,7 +132,9 @@ class Stack(nn.Module):
         else:
             readable = cache.mask[:, : cache.used]
             query, key = stream.mask.long(), readable.long()
-        allowed = attention_mask(query, key, readable, causal=self.shape.causal, start=start)
+        allowed = attention_mask(
+            query, key, readable, causal=self.shape.causal, start=start, visible=stream.visible
+        )
         mask: Tensor = allowed
         if self.position_bias is not None:
             bias = self.position_bias(x.shape[1], key.shape[1], start)

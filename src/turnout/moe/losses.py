@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from turnout.config.train import BalanceVariant
+from turnout.config.losses import BalanceVariant
 from turnout.moe.stats import LayerStats
 from turnout.pytree import pytree
 

@@ -1,7 +1,7 @@
 """What is minimised: objectives own the loss weights."""
 
+from turnout.config.losses import LossConfig
 from turnout.config.model import ModelConfig
-from turnout.config.train import LossConfig
 from turnout.objectives.language import LanguageObjective
 from turnout.objectives.report import LossReport, Terms
 from turnout.objectives.scopes import StepSums

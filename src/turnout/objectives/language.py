@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils import _pytree
 
+from turnout.config.losses import LossConfig, Scope
 from turnout.config.model import ModelConfig
-from turnout.config.train import LossConfig, Scope
 from turnout.data.batch import Batch
 from turnout.models.base import Model
 from turnout.moe.losses import (
@@ -36,6 +36,11 @@ class LanguageObjective:
     def __init__(self, losses: LossConfig, model: ModelConfig) -> None:
         self.losses = losses
         self.moe = model.moe
+        self._model = model
+
+    def with_losses(self, losses: LossConfig) -> "LanguageObjective":
+        """The same objective with other coefficients."""
+        return LanguageObjective(losses, self._model)
 
     def totals(self, batches: Sequence[Batch]) -> Totals:
         """Counts what divides the terms, over all micro-batches of a step."""

@@ -46,7 +46,13 @@ def _bad_sums(layer: LayerStats) -> list[str]:
 
 
 def _bad_gradient(model: nn.Module) -> str:
-    for name, param in model.named_parameters():
+    """The bad one that the backward pass met first: all that lies before it is bad in its wake."""
+    for name, param in reversed(list(model.named_parameters())):
         if param.grad is not None and not bool(torch.isfinite(param.grad).all()):
             return name
     return "all parameters together (it overflows)"
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no floating-point tensor holds NaN or infinity."""
+    return all(bool(torch.isfinite(t).all()) for t in tensors if t.is_floating_point())

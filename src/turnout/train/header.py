@@ -3,9 +3,9 @@
 import torch
 
 from turnout.config import io
-from turnout.config.train import LossConfig
+from turnout.config.losses import LossConfig
+from turnout.config.train import RunConfig
 from turnout.models.base import Model
-from turnout.moe.layer import MoELayer
 from turnout.train.session import Session
 from turnout.train.zero_gradient import ROUTER_TERMS, trainable_router
 
@@ -28,13 +28,27 @@ def run_header(session: Session) -> tuple[str, ...]:
         f"data       {session.data.summary.text()}",
         f"losses     {loss_line(config.losses, model)}",
         *_sparse_lines(session),
-        f"optimiser  {optimizer.kind}, learning rate {optimizer.learning_rate:g}, schedule "
-        f"{config.schedule.kind}, clipping "
+        f"optimiser  {optimizer.kind}, learning rate {optimizer.learning_rate:g} (router x "
+        f"{optimizer.router_rate:g}, experts x {optimizer.expert_rate:g}), schedule "
+        f"{config.schedule.kind}, expert gradients {train.expert_gradient}, clipping "
         + (f"at norm {train.clip_norm:g}" if train.clip_norm > 0 else "OFF"),
         f"computing  {str(session.dtype).removeprefix('torch.')} ({session.dtype_reason}), "
         f"{torch.get_num_threads()} threads, dropout "
         + (f"{config.model.dropout:g}" if config.model.dropout else "OFF")
-        + f", recomputation {_on(train.recompute)}",
+        + f", recomputation {_on(train.recompute)}, compiled blocks {_on(train.compile)}",
+        *_watch_lines(config),
+    )
+
+
+def _watch_lines(config: RunConfig) -> tuple[str, ...]:
+    """What guards the run, and what it keeps."""
+    train, guards, alarms = config.train, config.guards, config.alarms
+    average = f"average of the weights {train.average:g}" if train.average else "average OFF"
+    return (
+        f"guards     bad steps are skipped, {guards.max_skipped} in a row roll back, at most "
+        f"{guards.max_rollbacks} times; alarms {_on(alarms.on)}, acting {_on(alarms.act)}",
+        f"keeping    the two last checkpoints and the best, every {train.save_every} steps; "
+        f"{average}",
     )
 
 
@@ -67,15 +81,15 @@ def _sparse_lines(session: Session) -> tuple[str, ...]:
     layers = list(model.sparse_layers().items())
     if not layers or model.config.moe is None:
         return ("experts    none: a dense model",)
-    moe, (_, first) = model.config.moe, layers[0]
+    moe = model.config.moe
     return (
         f"experts    {moe.num_experts} in each of {', '.join(name for name, _ in layers)}; router "
         f"{_fields(moe.router)}",
         f"           group {_fields(moe.group)}, priority {moe.priority}, expert dropout "
         f"{moe.expert_dropout:g}, weights after drops {_on(moe.weights_after_drops)}, dispatcher "
         f"{moe.dispatcher}, product {moe.product} ({session.product_reason})",
-        f"capacity   {_slots(first, training=True)} in training "
-        f"(factor {_factor(moe.train_capacity_factor)}), {_slots(first, training=False)} in "
+        f"capacity   {_slots(session, training=True)} in training "
+        f"(factor {_factor(moe.train_capacity_factor)}), {_slots(session, training=False)} in "
         f"evaluation; causal {_yes(all(layer.causal for _, layer in layers))}, "
         f"batch-invariant {_yes(all(layer.batch_invariant for _, layer in layers))}",
     )
@@ -90,9 +104,16 @@ def _fields(config: object) -> str:
     return f"{kind} ({', '.join([*parts, *nested])})" if table else str(kind)
 
 
-def _slots(layer: MoELayer, *, training: bool) -> str:
-    slots = layer.capacity.train if training else layer.capacity.evaluation
-    return "dropless" if slots is None else f"{slots} slots an expert and group"
+def _slots(session: Session, *, training: bool) -> str:
+    """Slots of an expert in a routing group, of each stack: their groups differ in size."""
+    found = {
+        name.split(".")[0]: layer.capacity.train if training else layer.capacity.evaluation
+        for name, layer in session.state.model.sparse_layers().items()
+    }
+    if None in found.values():
+        return "dropless"
+    each = ", ".join(f"{slots} ({stack})" for stack, slots in found.items())
+    return f"{each} slots an expert and group"
 
 
 def _factor(factor: float | None) -> str:

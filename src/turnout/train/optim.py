@@ -1,18 +1,19 @@
-"""Optimisers from configurations: which parameters decay, and which are stacked experts."""
+"""Optimisers from configurations: parameters grouped by role, and which of them decay."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import singledispatch
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from turnout.config.train import AdafactorConfig, AdamWConfig
+from turnout.config.optimizers import AdafactorConfig, AdamWConfig
 from turnout.train.adafactor import Adafactor
 
-NamedParameters = list[tuple[str, nn.Parameter]]
+Role = Literal["other", "router", "experts"]
 
-__all__ = ["Adafactor", "build_optimizer", "is_router", "set_learning_rate"]
+__all__ = ["Adafactor", "build_optimizer", "expert_parameters", "role_of", "set_learning_rate"]
 
 
 @singledispatch
@@ -25,19 +26,14 @@ def build_optimizer(config: object, model: nn.Module) -> Optimizer:
 def _adamw(config: AdamWConfig, model: nn.Module) -> Optimizer:
     """Decay on matrices alone: tables (embeddings, relative positions), norms, biases and routers
     keep their size."""
-    decayed: NamedParameters = []
-    free: NamedParameters = []
-    for name, param, stacked in _trainable(model):
-        matrix = param.dim() - int(stacked) >= 2
-        table = "embedding" in name or "position_bias" in name
-        undecayed = not matrix or table or is_router(name)
-        (free if undecayed else decayed).append((name, param))
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
     return AdamW(
-        [group for group in groups if group["params"]],
+        [
+            {"params": members, "weight_decay": config.weight_decay if decays else 0.0, **role}
+            for decays in (True, False)
+            for role, members in _by_role(
+                config, [t for t in _trained(model) if _decays(t) == decays]
+            )
+        ],
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
@@ -46,16 +42,11 @@ def _adamw(config: AdamWConfig, model: nn.Module) -> Optimizer:
 
 @build_optimizer.register
 def _adafactor(config: AdafactorConfig, model: nn.Module) -> Optimizer:
-    plain: NamedParameters = []
-    experts: NamedParameters = []
-    for name, param, stacked in _trainable(model):
-        (experts if stacked else plain).append((name, param))
-    groups: list[dict[str, Any]] = [
-        {"params": plain, "stacked": False},
-        {"params": experts, "stacked": True},
-    ]
     return Adafactor(
-        [group for group in groups if group["params"]],
+        [
+            {"params": members, "stacked": role["role"] == "experts", **role}
+            for role, members in _by_role(config, _trained(model))
+        ],
         lr=config.learning_rate,
         decay_exponent=config.decay_exponent,
         clip_threshold=config.clip_threshold,
@@ -66,18 +57,52 @@ def _adafactor(config: AdafactorConfig, model: nn.Module) -> Optimizer:
 
 
 def set_learning_rate(optimizer: Optimizer, value: float) -> None:
-    """Set the learning rate of every parameter group."""
+    """Set every group's learning rate: ``value`` times what its role learns at."""
     for group in optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = value * group.get("rate", 1.0)  # an optimiser of the user's has no roles
 
 
-def is_router(name: str) -> bool:
-    """Whether a parameter's name places it in a router."""
-    return "router" in name.split(".")
+def role_of(name: str) -> Role:
+    """What a parameter is, by its name: an expert's, a router's, or any other."""
+    parts = name.split(".")
+    if "experts" in parts:
+        return "experts"
+    return "router" if "router" in parts else "other"
 
 
-def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
-    """Name, parameter and whether its first dimension counts experts; frozen ones left out."""
-    for name, param in model.named_parameters():
-        if param.requires_grad:
-            yield name, param, "experts" in name.split(".")
+def expert_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The stacked experts' parameters that train."""
+    return [each.param for each in _trained(model) if each.role == "experts"]
+
+
+@dataclass(frozen=True)
+class _Trained:
+    name: str
+    param: nn.Parameter
+    role: Role
+
+
+def _trained(model: nn.Module) -> list[_Trained]:
+    return [
+        _Trained(name, param, role_of(name))
+        for name, param in model.named_parameters()
+        if param.requires_grad
+    ]
+
+
+def _by_role(
+    config: AdamWConfig | AdafactorConfig, trained: list[_Trained]
+) -> Iterator[tuple[dict[str, Any], list[tuple[str, nn.Parameter]]]]:
+    """Parameters with their names, a group for each role that has any."""
+    rates = {"other": 1.0, "router": config.router_rate, "experts": config.expert_rate}
+    for role, rate in rates.items():
+        members = [(each.name, each.param) for each in trained if each.role == role]
+        if members:
+            yield {"role": role, "rate": rate}, members
+
+
+def _decays(trained: _Trained) -> bool:
+    # The first dimension of stacked experts counts experts.
+    dims = trained.param.dim() - int(trained.role == "experts")
+    table = "embedding" in trained.name or "position_bias" in trained.name
+    return dims >= 2 and not table and trained.role != "router"

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
+from torch import Tensor
 
 from turnout.moe.stats import LayerStats
 
@@ -22,6 +24,11 @@ class LayerReport:
         tokens: real tokens.
         unrouted: real tokens that no expert served.
         entropy: mean entropy of the router's probabilities, in nats.
+        active: experts that compute a token when nothing is dropped.
+        log_sum_exp: root mean square of the log-sum-exp of the router's logits.
+        balance_loss: E times the inner product of the experts' shares of the assignments and
+            their mean probabilities over the whole step; 1 when both are even, 0 for a router
+            without probabilities.
     """
 
     name: str
@@ -31,6 +38,9 @@ class LayerReport:
     tokens: int
     unrouted: int
     entropy: float
+    active: int
+    log_sum_exp: float
+    balance_loss: float
 
     @property
     def balance(self) -> float:
@@ -60,6 +70,7 @@ class StepReport:
         tokens_per_second: real tokens of this step over its time.
         layers: the sparse layers, in order.
         skipped: why no update was made; empty when one was.
+        batch: index of the batch trained on; beyond the step where a rollback passed over some.
     """
 
     step: int
@@ -73,6 +84,7 @@ class StepReport:
     tokens_per_second: float
     layers: tuple[LayerReport, ...]
     skipped: str = ""
+    batch: int = 0
 
     @property
     def dropped(self) -> float:
@@ -99,6 +111,7 @@ class Evaluation:
         balance: largest over mean load of the worst layer.
         dropped: share of dropped assignments over all layers; 0 unless evaluation has a capacity.
         seconds: time it took.
+        sources: the loss on each source of a mixture, by name; empty without one.
     """
 
     step: int
@@ -110,6 +123,27 @@ class Evaluation:
     balance: float
     dropped: float
     seconds: float
+    sources: Mapping[str, float] = field(default_factory=dict)
+
+
+EventName = Literal["skip", "alarm", "action", "rollback", "resume", "interrupt"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a run, for people and for ``metrics.jsonl``.
+
+    Attributes:
+        step: optimiser steps done when it happened.
+        name: what happened.
+        text: one line.
+        layer: the sparse layer that it concerns, or None.
+    """
+
+    step: int
+    name: EventName
+    text: str
+    layer: str | None = None
 
 
 def dropped_share(layers: Sequence[LayerReport]) -> float:
@@ -133,9 +167,10 @@ def _layer_report(parts: tuple[LayerStats, ...]) -> LayerReport:
     # Candidates are no load where a token may occupy fewer experts than it names.
     fallback = parts[0].choices > parts[0].active
     loads = [part.kept if fallback else part.router.assigned for part in parts]
-    assigned = torch.stack([load.sum(0) for load in loads]).sum(0)
+    assigned = _total(loads)
     tokens = sum(int(part.router.tokens.sum()) for part in parts)
     entropy = sum(float(part.router.entropy.detach().double().sum()) for part in parts)
+    squares = sum(float(part.router.z.detach().double().sum()) for part in parts)
     # Where a token names more candidates than it may get, the rest is no loss.
     spare = parts[0].choices > parts[0].active
     return LayerReport(
@@ -146,4 +181,18 @@ def _layer_report(parts: tuple[LayerStats, ...]) -> LayerReport:
         tokens=tokens,
         unrouted=sum(int(part.unrouted.sum()) for part in parts),
         entropy=entropy / max(tokens, 1),
+        active=parts[0].active,
+        log_sum_exp=math.sqrt(squares / max(tokens, 1)),
+        balance_loss=_balance_loss(parts, tokens),
     )
+
+
+def _balance_loss(parts: tuple[LayerStats, ...], tokens: int) -> float:
+    probability = _total([part.router.probability for part in parts]).double()
+    assigned = _total([part.router.assigned for part in parts]).double()
+    scale = max(tokens, 1) * max(float(assigned.sum()), 1.0)
+    return len(assigned) * float(probability @ assigned) / scale
+
+
+def _total(rows: Sequence[Tensor]) -> Tensor:
+    return torch.stack([row.detach().sum(0) for row in rows]).sum(0)

@@ -1,5 +1,6 @@
 """From a configuration or a run folder to everything that training and using a model needs."""
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,6 +63,8 @@ def open_session(
     if checkpoint is None:
         model.init_weights(config.train.seed)
     state = TrainState.fresh(config, model)
+    if config.train.compile:
+        compile_blocks(model)
     if checkpoint is not None:
         try:
             resume(state, config, checkpoint)
@@ -79,7 +82,7 @@ def saved_config(run: Path) -> RunConfig:
 
 
 def load_run(run: Path, config: RunConfig | None = None) -> tuple[RunConfig, Model]:
-    """The model of a run's newest checkpoint, in evaluation mode.
+    """The model of a run's newest checkpoint, in evaluation mode; the average if it keeps one.
 
     Args:
         config: what to build instead of the saved configuration, for another data path or dtype.
@@ -87,7 +90,7 @@ def load_run(run: Path, config: RunConfig | None = None) -> tuple[RunConfig, Mod
     config = saved_config(run) if config is None else config
     set_threads(config)
     model, _, _ = _built(config)
-    load_model(model, folders.latest(run))
+    load_model(model, folders.latest(run), average=config.train.average > 0)
     model.eval()
     return config, model
 
@@ -109,6 +112,18 @@ def load_tokenizer(run: Path, config: RunConfig | None = None) -> Tokenizer:
     if asked != saved:
         tokenizers.require_same(asked, tokenizer, str(checkpoint))
     return tokenizer
+
+
+def compile_blocks(model: Model) -> None:
+    """Compile the blocks of a model, each by itself: the time grows with their kinds alone.
+
+    Raises:
+        UserError: there is no C++ compiler, which torch needs for the CPU.
+    """
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise UserError("train.compile = true: needs a C++ compiler; install g++, or leave it out")
+    for stack in model.stacks():
+        stack.compile_blocks()
 
 
 def set_threads(config: RunConfig) -> None:

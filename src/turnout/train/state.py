@@ -1,7 +1,7 @@
 """What training changes and a checkpoint holds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from turnout.config import io
 from turnout.config.train import RunConfig
 from turnout.models.base import Model
 from turnout.objectives import StepSums
+from turnout.train.average import Average, start_average
+from turnout.train.control import Control
 from turnout.train.optim import build_optimizer
 from turnout.train.optim_state import export_state, restore_state, untrained_parameters
 
-_MODEL, _OPTIMIZER, _SUMS = "model.", "optimizer.", "sums."
+_MODEL, _OPTIMIZER, _SUMS, _AVERAGE = "model.", "optimizer.", "sums.", "average."
 
 
 @dataclass
@@ -32,6 +34,8 @@ class TrainState:
         step: optimiser steps done, skipped ones included.
         tokens: real tokens seen, all stacks.
         sums: the last step's sums, what losses of scope ``previous`` are computed from.
+        average: the moving average of the weights, where the run keeps one.
+        control: what the loop decides by.
     """
 
     model: Model
@@ -39,10 +43,14 @@ class TrainState:
     step: int = 0
     tokens: int = 0
     sums: StepSums | None = None
+    average: Average | None = None
+    control: Control = field(default_factory=Control)
 
     @staticmethod
     def fresh(run: RunConfig, model: Model) -> "TrainState":
-        return TrainState(model, build_optimizer(run.optimizer, model))
+        """At step 0; ``model`` already has its first weights."""
+        average = start_average(model) if run.train.average > 0 else None
+        return TrainState(model, build_optimizer(run.optimizer, model), average=average)
 
 
 def model_tensors(model: Model) -> dict[str, Tensor]:
@@ -63,6 +71,7 @@ def export(state: TrainState, run: RunConfig) -> tuple[dict[str, Tensor], dict[s
         **{_MODEL + name: tensor for name, tensor in model_tensors(state.model).items()},
         **{_OPTIMIZER + name: tensor for name, tensor in optimizer.items()},
         **{f"{_SUMS}{index}": leaf for index, leaf in enumerate(leaves) if leaf is not None},
+        **{_AVERAGE + name: tensor for name, tensor in (state.average or {}).items()},
     }
     meta = {
         "step": state.step,
@@ -72,6 +81,7 @@ def export(state: TrainState, run: RunConfig) -> tuple[dict[str, Tensor], dict[s
             "state": scalars,
             "untrained": untrained_parameters(state.optimizer),
         },
+        "control": state.control.to_json(),
         "sums": None if state.sums is None else _pytree.treespec_dumps(spec),
         "seeds": {"train": run.train.seed, "data": run.data.seed},
         "config": io.to_dict(run),
@@ -79,23 +89,27 @@ def export(state: TrainState, run: RunConfig) -> tuple[dict[str, Tensor], dict[s
     return tensors, meta
 
 
-def load_model(model: Model, folder: Path) -> Checkpoint:
+def load_model(model: Model, folder: Path, *, average: bool = False) -> Checkpoint:
     """Fill ``model`` from a checkpoint.
+
+    Args:
+        average: with the moving average of the weights, where the checkpoint has one.
 
     Raises:
         CheckpointError: damage, or another model's checkpoint.
     """
     checkpoint = load(folder)
-    known = (_MODEL, _OPTIMIZER, _SUMS)
+    known = (_MODEL, _OPTIMIZER, _SUMS, _AVERAGE)
     stray = sorted(name for name in checkpoint.tensors if not name.startswith(known))
     if stray:
         raise CheckpointError(f"{folder}: nothing takes its tensors {shortened(stray)}")
     wanted = model_tensors(model)
     found = _under(checkpoint.tensors, _MODEL)
     match(found, wanted, str(folder))
+    smooth = _under(checkpoint.tensors, _AVERAGE) if average else {}
     with torch.no_grad():
         for name, tensor in wanted.items():
-            tensor.copy_(found[name])
+            tensor.copy_(smooth.get(name, found[name]))
     return checkpoint
 
 
@@ -120,10 +134,24 @@ def resume(state: TrainState, run: RunConfig, folder: Path) -> None:
     )
     state.step = int(checkpoint.meta["step"])
     state.tokens = int(checkpoint.meta["tokens"])
+    state.control = Control.from_json(checkpoint.meta["control"])
+    _restore_average(state, _under(checkpoint.tensors, _AVERAGE), folder)
+    state.sums = None
     if checkpoint.meta["sums"] is not None:
         spec = _pytree.treespec_loads(checkpoint.meta["sums"])
         leaves = _under(checkpoint.tensors, _SUMS)
         state.sums = _pytree.tree_unflatten([leaves[str(i)] for i in range(len(leaves))], spec)
+
+
+def _restore_average(state: TrainState, found: Mapping[str, Tensor], folder: Path) -> None:
+    """An average that the run did not keep before begins at the weights of the checkpoint."""
+    if state.average is None:
+        return
+    if not found:
+        state.average = start_average(state.model)
+        return
+    match(found, state.average, f"the average of {folder}")
+    state.average = dict(found)
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

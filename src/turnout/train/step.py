@@ -2,18 +2,22 @@
 
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 
 import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from turnout.config.train import RunConfig
+from turnout.config.train import RunConfig, TrainConfig
 from turnout.data.batch import Batch
 from turnout.data.bits import bits_per_byte
+from turnout.models.base import Model
 from turnout.objectives import LanguageObjective, LossReport
+from turnout.train.average import update_average
+from turnout.train.diagnosis import first_bad
 from turnout.train.dropout import seed_dropout
 from turnout.train.guards import fault, gradients
-from turnout.train.optim import set_learning_rate
+from turnout.train.optim import expert_parameters, set_learning_rate
 from turnout.train.report import StepReport, layer_reports
 from turnout.train.schedules import factor
 from turnout.train.state import TrainState
@@ -28,7 +32,9 @@ def optimiser_step(
     Where a loss or a gradient is not finite nothing is updated, and the report says why.
     """
     started = time.perf_counter()
+    control = state.control
     reports = _backward(state, objective, batches, run.train.seed)
+    _scale_experts(state.model, run)
     terms = add_terms([asdict(report.terms) for report in reports])
     total = sum(float(report.total.detach()) for report in reports)
     layers = [report.layers for report in reports]
@@ -36,13 +42,17 @@ def optimiser_step(
     norm = get_total_norm(found)
     rate = run.optimizer.learning_rate * factor(run.schedule, state.step, run.train.steps)
     skipped = fault(state.model, terms, layers, total, float(norm))
-    if not skipped:
-        _update(state, norm, rate, run.train.clip_norm)
+    if skipped:
+        skipped += _origin(state, batches, run.train.seed)
+    else:
+        _update(state, norm, rate, run.train)
         state.sums = objective.collect(reports) if run.losses.scope == "previous" else None
     state.optimizer.zero_grad(set_to_none=True)
     tokens = sum(map(real_tokens, batches))
     state.step += 1
     state.tokens += tokens
+    streak = control.skipped + 1 if skipped else 0
+    state.control = replace(control, batch=control.batch + 1, skipped=streak)
     return StepReport(
         step=state.step,
         loss=terms["language"],
@@ -55,6 +65,7 @@ def optimiser_step(
         tokens_per_second=tokens / max(time.perf_counter() - started, 1e-9),
         layers=layer_reports(layers),
         skipped=skipped,
+        batch=control.batch,
     )
 
 
@@ -72,9 +83,7 @@ def real_tokens(batch: Batch) -> int:
 def _backward(
     state: TrainState, objective: LanguageObjective, batches: list[Batch], seed: int
 ) -> list[LossReport]:
-    def before(index: int) -> None:
-        seed_dropout(seed, state.step, index)
-
+    before = partial(seed_dropout, seed, state.step)
     state.model.train()
     totals = objective.totals(batches)
     sums = objective.prepare(state.model, batches, state.sums, before)
@@ -87,8 +96,25 @@ def _backward(
     return reports
 
 
-def _update(state: TrainState, norm: torch.Tensor, rate: float, clip_norm: float) -> None:
-    if clip_norm > 0:
-        clip_grads_with_norm_(state.model.parameters(), clip_norm, norm)
+def _scale_experts(model: Model, run: RunConfig) -> None:
+    """Multiplies the experts' gradients by 1 / sqrt(E), where configured."""
+    moe = run.model.moe
+    if moe is None or run.train.expert_gradient == "full":
+        return
+    for param in expert_parameters(model):
+        if param.grad is not None:
+            param.grad.mul_(moe.num_experts**-0.5)
+
+
+def _origin(state: TrainState, batches: list[Batch], seed: int) -> str:
+    found = first_bad(state.model, batches, partial(seed_dropout, seed, state.step))
+    return f"; it begins in {found}" if found else ""
+
+
+def _update(state: TrainState, norm: torch.Tensor, rate: float, train: TrainConfig) -> None:
+    if train.clip_norm > 0:
+        clip_grads_with_norm_(state.model.parameters(), train.clip_norm, norm)
     set_learning_rate(state.optimizer, rate)
     state.optimizer.step()
+    if state.average is not None:
+        update_average(state.average, state.model, train.average)

@@ -1,26 +1,31 @@
 """The loop: steps, evaluations and checkpoints, in an order that the step number decides."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from signal import Signals
 
 from turnout.checkpoint import folders
-from turnout.checkpoint.write import save
 from turnout.config.errors import UserError
 from turnout.config.train import RunConfig
 from turnout.data.batch import Batch
 from turnout.data.pipeline import Data
-from turnout.data.tokenizers.load import save as keep_tokenizer
 from turnout.objectives import LanguageObjective
+from turnout.train.actions import answer, with_coefficients
+from turnout.train.alarms import watch
+from turnout.train.average import averaged
+from turnout.train.control import Best
 from turnout.train.evaluate import evaluate
+from turnout.train.header import run_header
 from turnout.train.hooks.base import End, Hook, Start
-from turnout.train.report import Evaluation
-from turnout.train.state import TrainState, export
+from turnout.train.hooks.metrics import METRICS, MetricsWriter
+from turnout.train.report import Evaluation, Event, EventName, StepReport
+from turnout.train.saving import save_state
+from turnout.train.session import Session
+from turnout.train.state import TrainState, resume
 from turnout.train.step import optimiser_step
+from turnout.train.stopping import Interrupted, StopRequest, stop_requests
 from turnout.train.zero_gradient import check_coefficients
-
-KEEP_CHECKPOINTS = 2
-MOST_BAD_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,10 @@ class Trainer:
     Attributes:
         config: the resolved run.
         state: what training changes.
-        data: batches by step number.
+        data: batches by their index.
         objective: model, batch -> loss.
         hooks: who watches.
-        folder: where checkpoints go; None saves none.
+        folder: where checkpoints go; None saves none, and cannot roll back.
         header: lines the hooks may show first.
     """
 
@@ -45,22 +50,48 @@ class Trainer:
     folder: Path | None = None
     header: tuple[str, ...] = ()
 
+    @staticmethod
+    def of(
+        session: Session, folder: str | Path | None = None, hooks: Sequence[Hook] = ()
+    ) -> "Trainer":
+        """The trainer of ``open_session``'s session.
+
+        Args:
+            folder: the run's, where checkpoints and ``metrics.jsonl`` go; None writes nothing.
+            hooks: who watches, beside the metrics.
+        """
+        run = None if folder is None else Path(folder)
+        metrics = () if run is None else (MetricsWriter(run / METRICS),)
+        where = () if run is None else (f"folder     {run}",)
+        return Trainer(
+            session.config,
+            session.state,
+            session.data,
+            session.objective,
+            (*metrics, *hooks),
+            run,
+            (*run_header(session), *where),
+        )
+
     def run(self, until: int | None = None) -> Evaluation:
         """Train to step ``until``, the end of the run by default, and evaluate there.
 
         Raises:
-            UserError: a coefficient without effect, or too many bad steps in a row.
+            UserError: a coefficient without effect, or bad steps that no rollback helps against.
+            Interrupted: SIGINT or SIGTERM came; the state is saved.
         """
         last = self.config.train.steps if until is None else until
         if self.state.step < last:
-            first = self.data.micro_batches(self.state.step)
+            first = self.data.micro_batches(self.state.control.batch)
             check_coefficients(self.state.model, self.objective, first)
         validation = self.data.validation()
         finished = False
         try:
+            start = Start(self.config, self.state.step, self.header, self._checkpoint_here())
             for hook in self.hooks:
-                hook.on_start(Start(self.config, self.state.step, self.header))
-            evaluation = self._steps(last, validation)
+                hook.on_start(start)
+            with stop_requests() as request:
+                evaluation = self._steps(last, validation, request)
             finished = self.state.step >= self.config.train.steps
         finally:
             end = End(self.state.step, finished, self._last_checkpoint())
@@ -68,48 +99,130 @@ class Trainer:
                 hook.on_end(end)
         return evaluation
 
-    def _steps(self, last: int, validation: list[Batch]) -> Evaluation:
-        train, state = self.config.train, self.state
-        bad = 0
+    def _steps(self, last: int, validation: list[Batch], request: StopRequest) -> Evaluation:
+        state = self.state
         evaluation = None
+        if state.step < last:
+            self._save()  # a run can always go back to its start, and a full disk shows at once
         while state.step < last:
-            batches = self.data.micro_batches(state.step)
-            report = optimiser_step(state, self.objective, batches, self.config)
-            for hook in self.hooks:
-                hook.on_step(report)
-            bad = bad + 1 if report.skipped else 0
-            if bad == MOST_BAD_STEPS:
-                raise UserError(
-                    f"{bad} steps in a row were skipped, the last because {report.skipped}; lower "
-                    "optimizer.learning_rate and resume from the last checkpoint"
-                )
+            if request.signal is not None:
+                raise self._interrupted(request.signal)
+            report = self._step()
             evaluation = None
-            if state.step % train.eval_every == 0:
+            if state.control.skipped >= self.config.guards.max_skipped:
+                self._roll_back(
+                    f"{state.control.skipped} steps in a row were skipped, the last because "
+                    f"{report.skipped}"
+                )
+                continue
+            if state.step == last or state.step % self.config.train.eval_every == 0:
                 evaluation = self._evaluate(validation)
-            if state.step == last or (train.save_every and state.step % train.save_every == 0):
-                self._save()
+            if self._is_due(evaluation, last) and not self._save():
+                self._roll_back("the weights are no longer finite")
         return evaluation or self._evaluate(validation)
 
+    def _step(self) -> StepReport:
+        state = self.state
+        batches = self.data.micro_batches(state.control.batch)
+        losses = with_coefficients(self.objective.losses, state.control.coefficients)
+        report = optimiser_step(state, self.objective.with_losses(losses), batches, self.config)
+        for hook in self.hooks:
+            hook.on_step(report)
+        if report.skipped:
+            self._say("skip", report.skipped)
+        else:
+            self._watch(report)
+        return report
+
+    def _watch(self, report: StepReport) -> None:
+        """Raises the alarms of a step, and lets them act where the run says so."""
+        control, config = self.state.control, self.config.alarms
+        watches, alarms = watch(control.watches, report.layers, config)
+        for alarm in alarms:
+            self._say("alarm", f"{alarm.name}: {alarm.text}", alarm.layer)
+        losses = self.objective.losses
+        actions = answer(alarms, losses, control.coefficients) if config.act else ()
+        for action in actions:
+            self._say("action", action.text, action.alarm.layer)
+        changed = {action.coefficient: action.after for action in actions}
+        self.state.control = replace(
+            control, watches=watches, coefficients={**control.coefficients, **changed}
+        )
+
     def _evaluate(self, validation: list[Batch]) -> Evaluation:
-        evaluation = evaluate(self.state.model, self.objective, validation, self.state.step)
+        state, sources = self.state, self.data.source_names
+        with averaged(state.model, state.average):
+            evaluation = evaluate(state.model, self.objective, validation, state.step, sources)
         for hook in self.hooks:
             hook.on_evaluate(evaluation)
         return evaluation
 
-    def _save(self) -> None:
-        if self.folder is None:
-            return
-        folder = folders.step_folder(self.folder, self.state.step)
-        folders.clear(folder)
-        tensors, meta = export(self.state, self.config)
-        tokenizer = self.data.tokenizer
-        keep_tokenizer(tokenizer, self.folder)
-        source = {"text": self.data.summary.sha256, "tokenizer": tokenizer.fingerprint}
-        save(folder, tensors, {**meta, **source})
-        folders.prune(self.folder, KEEP_CHECKPOINTS)
+    def _is_due(self, evaluation: Evaluation | None, last: int) -> bool:
+        """Whether to save now: at the end, at the interval, and what is the best so far.
+
+        Not while steps are being skipped: what such a run may have to go back to must stay.
+        """
+        state = self.state
+        if state.control.skipped:
+            return state.step == last
+        best = state.control.best
+        if evaluation is not None and (best is None or evaluation.loss < best.loss):
+            state.control = replace(state.control, best=Best(state.step, evaluation.loss))
+            return True
+        return state.step == last or state.step % self.config.train.save_every == 0
+
+    def _save(self) -> bool:
+        """Save unless this step is saved already; False if the weights are not fit to be."""
+        if self.folder is None or self._checkpoint_here() is not None:
+            return True
+        text = self.data.summary.sha256
+        folder = save_state(self.folder, self.state, self.config, text, self.data.tokenizer)
+        if folder is None:
+            return False
         for hook in self.hooks:
             hook.on_save(self.state.step, folder)
+        return True
+
+    def _roll_back(self, reason: str) -> None:
+        """Back to the last checkpoint, and on with the batches behind the bad ones.
+
+        Raises:
+            UserError: there is no checkpoint, or the run went back too often.
+        """
+        state, most = self.state, self.config.guards.max_rollbacks
+        checkpoint, control = self._last_checkpoint(), self.state.control
+        advice = "lower optimizer.learning_rate, or look at the data"
+        if checkpoint is None:
+            raise UserError(
+                f"step {state.step}: {reason}; there is no checkpoint to go back to; {advice}"
+            )
+        if control.rollbacks >= most:
+            raise UserError(
+                f"step {state.step}: {reason}; the run went back {control.rollbacks} times already "
+                f"(guards.max_rollbacks = {most}); {advice}"
+            )
+        resume(state, self.config, checkpoint)
+        state.control = replace(
+            state.control, batch=control.batch, rollbacks=control.rollbacks + 1, skipped=0
+        )
+        self._say("rollback", f"{reason}; back to {checkpoint.name}, on with batch {control.batch}")
+
+    def _interrupted(self, number: Signals) -> Interrupted:
+        self._save()
+        self._say("interrupt", f"{number.name}; the state is saved")
+        return Interrupted(number, self.state.step, self._checkpoint_here())
+
+    def _say(self, name: EventName, text: str, layer: str | None = None) -> None:
+        event = Event(self.state.step, name, text, layer)
+        for hook in self.hooks:
+            hook.on_event(event)
 
     def _last_checkpoint(self) -> Path | None:
         steps = [] if self.folder is None else folders.saved_steps(self.folder)
         return steps[-1][1] if steps else None
+
+    def _checkpoint_here(self) -> Path | None:
+        """The checkpoint of exactly this step."""
+        newest = self._last_checkpoint()
+        here = self.folder and folders.step_folder(self.folder, self.state.step)
+        return newest if newest is not None and newest == here else None

@@ -27,13 +27,16 @@ from functools import partial
 from turnout.config.attention import AttentionConfig
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.initialisation import FanInInit
+from turnout.config.losses import LossConfig
 from turnout.config.model import DecoderOnlyConfig
 from turnout.config.moe import MoEConfig
+from turnout.config.optimizers import AdafactorConfig
 from turnout.config.positions import RelativeBias
 from turnout.config.presets.recipes import DENSE, causal
 from turnout.config.routers import Top2Router
 from turnout.config.routers.top2 import GSHARD_THRESHOLD
-from turnout.config.train import AdafactorConfig, InverseSqrt, LossConfig, TrainConfig
+from turnout.config.schedules import InverseSqrt
+from turnout.config.train import TrainConfig
 
 # layers, d_model, d_ff, heads, vocabulary
 SIZES = {

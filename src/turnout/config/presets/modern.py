@@ -21,12 +21,15 @@ from dataclasses import replace
 from turnout.config.attention import AttentionConfig
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.initialisation import NormalInit
+from turnout.config.losses import LossConfig
 from turnout.config.model import DecoderOnlyConfig
 from turnout.config.moe import MoEConfig, Placement
+from turnout.config.optimizers import AdamWConfig
 from turnout.config.positions import Rotary
 from turnout.config.presets.recipes import causal
 from turnout.config.routers import CombineWeights, TopKRouter
-from turnout.config.train import AdamWConfig, Cosine, LossConfig, TrainConfig
+from turnout.config.schedules import Cosine
+from turnout.config.train import TrainConfig
 
 
 def _dropless(

@@ -3,18 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from turnout.config.losses import LossConfig
 from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig
+from turnout.config.optimizers import AdafactorConfig, AdamWConfig
 from turnout.config.presets.preset import Preset
-from turnout.config.train import (
-    AdafactorConfig,
-    AdamWConfig,
-    Cosine,
-    InverseSqrt,
-    LossConfig,
-    RunConfig,
-    SpanConfig,
-    TrainConfig,
-)
+from turnout.config.schedules import Cosine, InverseSqrt
+from turnout.config.train import RunConfig, SpanConfig, TrainConfig
 
 DENSE = LossConfig(balance=0.0, router_z=0.0)
 HEAD_Z = 1e-4  # the z-loss on the output logits of Mesh-TF and T5X

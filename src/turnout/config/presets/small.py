@@ -15,15 +15,10 @@ from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.initialisation import FanInInit
 from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig, ModelConfig
 from turnout.config.moe import MoEConfig
+from turnout.config.optimizers import AdamWConfig
 from turnout.config.presets.preset import ObjectiveKind, Preset
-from turnout.config.train import (
-    AdamWConfig,
-    CausalConfig,
-    Cosine,
-    RunConfig,
-    SpanConfig,
-    TrainConfig,
-)
+from turnout.config.schedules import Cosine
+from turnout.config.train import CausalConfig, RunConfig, SpanConfig, TrainConfig
 
 VOCAB_SIZE = 384
 COSINE = Cosine()

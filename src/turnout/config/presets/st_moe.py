@@ -18,12 +18,12 @@ decoder's tokens be dropped because of later ones. All matrices start at a tenth
 variance, as in Switch.
 """
 
+from turnout.config.losses import LossConfig
 from turnout.config.model import EncoderDecoderConfig
 from turnout.config.moe import MoEConfig, Placement, RowsGroup
 from turnout.config.presets.recipes import span
 from turnout.config.presets.t5 import scaled_down, t5_shape
 from turnout.config.routers import Top2Router
-from turnout.config.train import LossConfig
 
 LOSSES = LossConfig(balance=0.01, router_z=0.001, balance_variant="st_moe")
 

@@ -18,11 +18,11 @@ order, as a decoder must; with one choice a token Mesh-TF's order is the same.
 
 from functools import partial
 
+from turnout.config.losses import LossConfig
 from turnout.config.model import EncoderDecoderConfig
 from turnout.config.moe import MoEConfig, Placement, RowsGroup
 from turnout.config.presets.recipes import span
 from turnout.config.presets.t5 import SIZES_1_0, SIZES_1_1, scaled_down, t5_shape
-from turnout.config.train import LossConfig
 
 LOSSES = LossConfig(balance=0.01, router_z=0.0)  # the paper has no router z-loss
 BASE_EXPERTS = (16, 32, 64, 128, 256)

@@ -5,16 +5,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from turnout.config.train import RunConfig
-from turnout.train.report import Evaluation, StepReport
+from turnout.train.report import Evaluation, Event, StepReport
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a run begins with: its configuration, steps already done, and the header's lines."""
+    """What a run begins with.
+
+    Attributes:
+        run: its configuration.
+        step: steps already done.
+        header: lines to show first.
+        checkpoint: of exactly that step, where the run goes on from one.
+    """
 
     run: RunConfig
     step: int
     header: tuple[str, ...]
+    checkpoint: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,9 @@ class Hook(ABC):
 
     @abstractmethod
     def on_save(self, step: int, folder: Path) -> None: ...
+
+    @abstractmethod
+    def on_event(self, event: Event) -> None: ...
 
     @abstractmethod
     def on_end(self, end: End) -> None: ...

@@ -11,8 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from turnout.train.hooks.base import End, Hook, Start
-from turnout.train.hooks.figures import Rate, bits_unit, duration, evaluation_line, step_figures
-from turnout.train.report import Evaluation, StepReport
+from turnout.train.hooks.figures import (
+    Rate,
+    bits_unit,
+    duration,
+    evaluation_line,
+    event_line,
+    step_figures,
+)
+from turnout.train.report import Evaluation, Event, StepReport
 
 _REFRESH = 0.25
 
@@ -38,8 +45,6 @@ class LiveDisplay(Hook):
     def on_step(self, report: StepReport) -> None:
         if self._start is None:
             return
-        if report.skipped:
-            self._say(f"step {report.step} skipped: {report.skipped}")
         now = time.monotonic()
         steps = self._start.run.train.steps
         if now < self._next and report.step < steps:
@@ -53,6 +58,9 @@ class LiveDisplay(Hook):
 
     def on_save(self, step: int, folder: Path) -> None:
         self._say(f"step {step}: saved {folder}")
+
+    def on_event(self, event: Event) -> None:
+        self._say(event_line(event))
 
     def on_end(self, end: End) -> None:
         self._live.stop()

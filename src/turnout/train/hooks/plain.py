@@ -6,8 +6,15 @@ from pathlib import Path
 from typing import final
 
 from turnout.train.hooks.base import End, Hook, Start
-from turnout.train.hooks.figures import Rate, bits_unit, duration, evaluation_line, step_figures
-from turnout.train.report import Evaluation, StepReport
+from turnout.train.hooks.figures import (
+    Rate,
+    bits_unit,
+    duration,
+    evaluation_line,
+    event_line,
+    step_figures,
+)
+from turnout.train.report import Evaluation, Event, StepReport
 
 
 @final
@@ -30,8 +37,6 @@ class PlainLines(Hook):
         if self._start is None:
             return
         run = self._start.run
-        if report.skipped:
-            self._say(f"step {report.step} skipped: {report.skipped}")
         now = time.monotonic()
         if now < self._next and report.step < run.train.steps:
             return
@@ -46,6 +51,9 @@ class PlainLines(Hook):
 
     def on_save(self, step: int, folder: Path) -> None:
         self._say(f"step {step}: saved {folder}")
+
+    def on_event(self, event: Event) -> None:
+        self._say(event_line(event))
 
     def on_end(self, end: End) -> None:
         """Nothing is left open."""

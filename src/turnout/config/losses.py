@@ -1,0 +1,43 @@
+"""Which losses a run has, and with which coefficients."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from turnout.config.errors import not_negative
+
+BalanceVariant = Literal[
+    "switch",
+    "mesh",
+    "st_moe",
+    "lingvo",
+    "gshard",
+    "deepseek",
+    "megablocks",
+    "flaxformer",
+    "mixtral",
+]
+Scope = Literal["group", "batch", "previous"]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Coefficients; zero switches a term off, and nothing else does.
+
+    ``balance`` load balancing, ``router_z`` router z-loss (ST-MoE eq. 5), ``importance`` and
+    ``load`` Shazeer's CV^2 losses, ``head_z`` the z-loss on the output logits (T5X 1e-4).
+    ``scope`` is what the non-linear terms are computed over. ``layers`` sums the sparse layers'
+    terms (Switch) or averages them (T5X).
+    """
+
+    balance: float = 0.01
+    balance_variant: BalanceVariant = "switch"
+    router_z: float = 0.001
+    importance: float = 0.0
+    load: float = 0.0
+    head_z: float = 0.0
+    scope: Scope = "group"
+    layers: Literal["sum", "mean"] = "sum"
+
+    def __post_init__(self) -> None:
+        for name in ("balance", "router_z", "importance", "load", "head_z"):
+            not_negative(f"losses.{name}", getattr(self, name))
