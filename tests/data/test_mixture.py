@@ -263,8 +263,9 @@ def test_validation_is_shared_by_rate_and_never_mixed(text: dict[str, str], fami
     is_byte = (targets >= 3) & (targets < 259)
     assert data.validation_targets() == (len(targets), int(is_byte.sum()))
     # The bytes whose n-grams are the baseline are those very bytes.
-    joined = b"".join(data.validation_documents)
-    written = sorted(joined[at] + 3 for at in data._validation_positions())
+    texts, places = data.asked()
+    joined = b"".join(texts)
+    written = sorted(joined[at] + 3 for at in places)
     assert written == sorted(targets[is_byte].tolist())
     assert data.ngram_bits(2)[2] < 8
 
@@ -290,8 +291,7 @@ def test_text_on_both_sides_is_counted(text: dict[str, str]) -> None:
     run = a_run(text, "one stack")
     # The same folder twice is split alike; one of its held-out files alone is trained on.
     assert "held out in another source" not in build(run).summary.text()
-    held_out = build(run).held_out[0].rows.rows.tokens
-    first = bytes((held_out[: held_out.tolist().index(1)] - 3).astype(np.uint8))
+    first = build(run).parts[0].validation.text[0]
     other = Path(text["prose"]).parent / "other"
     other.mkdir()
     (other / "copy").write_bytes(first)
@@ -301,7 +301,7 @@ def test_text_on_both_sides_is_counted(text: dict[str, str]) -> None:
         sources = (SourceConfig("plain", (text["prose"],)), SourceConfig("other", (str(other),)))
         data = DataConfig(validation_share=share, mixture=MixtureConfig(sources))
         found = build(replace(run, data=data))
-        both = set(found.documents.train) & set(found.documents.validation)
+        both = set(found.train_documents) & set(found.validation_documents)
         said = "1 training documents are held out in another source"
         assert (said in found.summary.text()) == bool(both)
         seen = seen or bool(both)

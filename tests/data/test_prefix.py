@@ -7,14 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnout.config.errors import ConfigError
-from turnout.data.packing import pack
+from turnout.data.packing import PackedRows, pack
 from turnout.data.prefix import CausalPrefixRows, SplitRows, split_length
-from turnout.data.rows import draw_below, join
+from turnout.data.rows import draw_below
+from turnout.data.side import Side
 from turnout.data.tokenizers import ByteTokenizer
 
 # Byte b is id b + 3: a = 97 + 3 = 100, b 101, c 102, d 103, e 104, f 105; end of text is 1.
-TOKENS = join([b"abcdef" * 40], ByteTokenizer())
+TOKENIZER = ByteTokenizer()
+TOKENS = TOKENIZER.encode_array(b"abcdef" * 40)
+SIDE = Side.held([TOKENS])
 texts = st.lists(st.binary(max_size=12), min_size=1, max_size=12)
+
+
+def packed_rows(documents: list[bytes], length: int, **options: int) -> PackedRows:
+    return pack(Side.held(TOKENIZER.encode_documents(documents)), TOKENIZER, length, **options)
 
 
 def first_with(rows: SplitRows, prefix: int) -> int:
@@ -25,7 +32,7 @@ def first_with(rows: SplitRows, prefix: int) -> int:
 
 
 def test_rows_for_an_encoder_written_out() -> None:
-    rows = SplitRows(TOKENS, 6, seed=0)
+    rows = SplitRows(SIDE, TOKENIZER, 6, seed=0)
     assert rows.num_rows == 40
     # a b | c d e f : the inputs end behind b, the targets behind f; six positions each.
     number = np.array([first_with(rows, 2), first_with(rows, 5)])
@@ -45,7 +52,7 @@ def test_rows_for_an_encoder_written_out() -> None:
 
 def test_rows_of_one_stack_written_out() -> None:
     # "abcd" and "ef" with their ends are the rows  a b c d 1 | e  and  f 1 .
-    rows = CausalPrefixRows(pack([b"abcd", b"ef"], 6), seed=0)
+    rows = CausalPrefixRows(packed_rows([b"abcd", b"ef"], 6), seed=0)
     numbers = np.arange(100)
     found = rows.read(np.zeros(100, dtype=np.int64), numbers)
     assert found.decoder.ids[0].tolist() == [0, 100, 101, 102, 103, 0]
@@ -62,7 +69,7 @@ def test_rows_of_one_stack_written_out() -> None:
 
 @given(st.integers(2, 40), st.integers(0, 2**62), st.integers(0, 2**40))
 def test_what_is_read_and_written_is_the_text(length: int, seed: int, number: int) -> None:
-    rows = SplitRows(TOKENS, length, seed)
+    rows = SplitRows(SIDE, TOKENIZER, length, seed)
     found = rows.read(np.array([1]), np.array([number]))
     inputs = found.encoder.ids[found.encoder.mask].tolist()
     targets = found.targets[found.target_mask].tolist()
@@ -74,7 +81,7 @@ def test_what_is_read_and_written_is_the_text(length: int, seed: int, number: in
 
 @given(texts, st.integers(2, 16), st.integers(0, 99))
 def test_every_segment_is_split_once(documents: list[bytes], length: int, seed: int) -> None:
-    packed = pack(documents, length, max_segments=4)
+    packed = packed_rows(documents, length, max_segments=4)
     every = np.arange(packed.num_rows)
     plain = packed.read(every, every)
     found = CausalPrefixRows(packed, seed).read(every, every)
@@ -96,7 +103,7 @@ def test_every_segment_is_split_once(documents: list[bytes], length: int, seed: 
 
 
 def test_places_are_uniform_and_new_in_every_epoch() -> None:
-    rows = SplitRows(TOKENS, 5, seed=3)
+    rows = SplitRows(SIDE, TOKENIZER, 5, seed=3)
     number = np.arange(4000)
     zero = np.zeros(4000, dtype=np.int64)
     drawn = (rows.read(zero, number).encoder.mask.sum(1) - 1).tolist()
@@ -111,7 +118,7 @@ def test_places_are_uniform_and_new_in_every_epoch() -> None:
 
 
 def test_segments_of_a_row_are_split_independently() -> None:
-    rows = CausalPrefixRows(pack([b"abcde", b"fghij"], 12), seed=0)
+    rows = CausalPrefixRows(packed_rows([b"abcde", b"fghij"], 12), seed=0)
     found = rows.read(np.zeros(300, dtype=np.int64), np.arange(300))
     one, other = found.target_mask[:, :6].sum(1), found.target_mask[:, 6:].sum(1)
     assert len(set(zip(one.tolist(), other.tolist(), strict=True))) == 25

@@ -28,25 +28,28 @@ from turnout.data.examples import Example
 from turnout.data.mixture import RowShape, Shaped
 from turnout.data.packing import pack
 from turnout.data.prefix import CausalPrefixRows, SplitRows
-from turnout.data.rows import RowSource, join, tensor
+from turnout.data.rows import RowSource, tensor
+from turnout.data.side import Side
 from turnout.data.text_to_text import pair_rows
 from turnout.data.tokenizers import ByteTokenizer
 from turnout.models.base import Model
 
 DOCUMENTS = [bytes(range(65, 65 + n)) for n in (3, 17, 1, 8, 20, 5, 2, 30)]
+TOKENIZER = ByteTokenizer()
+SIDE = Side.held(TOKENIZER.encode_documents(DOCUMENTS))
 EXAMPLES = [
     Example(bytes(range(65, 65 + read)), bytes(range(97, 97 + write)), "")
     for read, write in ((3, 2), (1, 1), (9, 4), (0, 5), (4, 3), (2, 2), (12, 1), (5, 2), (1, 4))
 ]
 SHOWN = TextToTextConfig(visible_inputs=True)
 ONE: dict[str, RowSource] = {
-    "prefix": CausalPrefixRows(pack(DOCUMENTS, LENGTH), 1),
-    "text_to_text": pair_rows(EXAMPLES, TextToTextConfig(), 0, LENGTH),
-    "text_to_text visible": pair_rows(EXAMPLES, SHOWN, 0, LENGTH),
+    "prefix": CausalPrefixRows(pack(SIDE, TOKENIZER, LENGTH), 1),
+    "text_to_text": pair_rows(EXAMPLES, TOKENIZER, TextToTextConfig(), 0, LENGTH),
+    "text_to_text visible": pair_rows(EXAMPLES, TOKENIZER, SHOWN, 0, LENGTH),
 }
 TWO: dict[str, RowSource] = {
-    "prefix": SplitRows(join(DOCUMENTS, ByteTokenizer()), LENGTH, 1),
-    "text_to_text": pair_rows(EXAMPLES, TextToTextConfig(), LENGTH, LENGTH),
+    "prefix": SplitRows(SIDE, TOKENIZER, LENGTH, 1),
+    "text_to_text": pair_rows(EXAMPLES, TOKENIZER, TextToTextConfig(), LENGTH, LENGTH),
 }
 CASES = [(MODERN, name, rows) for name, rows in ONE.items()] + [
     (T5, name, rows) for name, rows in TWO.items()
@@ -96,8 +99,8 @@ def test_packed_examples_are_examples_alone(
     family: ModelConfig, objective: TextToTextConfig, scope: str
 ) -> None:
     encoder = 0 if family is MODERN else LENGTH
-    packed = pair_rows(EXAMPLES, objective, encoder, LENGTH)
-    alone = pair_rows(EXAMPLES, replace(objective, max_examples=1), encoder, LENGTH)
+    packed = pair_rows(EXAMPLES, TOKENIZER, objective, encoder, LENGTH)
+    alone = pair_rows(EXAMPLES, TOKENIZER, replace(objective, max_examples=1), encoder, LENGTH)
     assert packed.num_rows < alone.num_rows == len(EXAMPLES)
     model, losses = model_of(family, group=DocumentGroup()), replace(ALL_ON, scope=scope)
     one, other = (
