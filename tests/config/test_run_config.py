@@ -69,9 +69,10 @@ def test_objective_and_model_belong_together() -> None:
     with pytest.raises(ConfigError) as error:
         replace(run("switch_demo"), objective=SpanConfig())
     assert str(error.value).startswith(
-        "objective.kind = 'span': must be 'causal' with model.kind = 'decoder_only'; "
+        "objective.kind = 'span': must be one of causal, prefix, text_to_text "
+        "with model.kind = 'decoder_only'; "
     )
-    with pytest.raises(ConfigError, match=r"must be 'span' with model\.kind = 'encoder_decoder'"):
+    with pytest.raises(ConfigError, match=r"must be one of span, .* with model\.kind = 'enc"):
         replace(run("t5_base"), objective=CausalConfig())
 
 

@@ -143,8 +143,9 @@ def test_baselines_are_on_the_very_bytes_of_validation(
 
 def test_ngrams_score_the_predicted_bytes(folder: str) -> None:
     data = build(a_run(folder, DECODER, CausalConfig()))
-    predicted = data._predicted()
-    joined_text = b"".join(data.validation_documents)
+    texts, predicted = data.asked()
+    assert set(texts) <= set(data.validation_documents)
+    joined_text = b"".join(texts)
     targets = joined(data.validation()).targets.flatten()
     written = sorted(targets[targets >= 3].tolist())
     assert sorted(joined_text[at] + 3 for at in predicted) == written

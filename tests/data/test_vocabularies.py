@@ -1,5 +1,6 @@
 """Batches, units and baselines with vocabularies other than bytes."""
 
+import json
 from dataclasses import replace
 from math import log
 from pathlib import Path
@@ -12,9 +13,11 @@ from tokenizers import models, pre_tokenizers
 from turnout.config.attention import AttentionConfig
 from turnout.config.errors import ConfigError, UserError
 from turnout.config.feed_forward import FeedForwardConfig
+from turnout.config.mixture import MixtureConfig, SourceConfig
 from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig
+from turnout.config.objective import CausalConfig, PrefixConfig, SpanConfig, TextToTextConfig
 from turnout.config.tokenizers import TokenizerJsonConfig, TrainedConfig
-from turnout.config.train import CausalConfig, DataConfig, RunConfig, SpanConfig, TrainConfig
+from turnout.config.train import DataConfig, RunConfig, TrainConfig
 from turnout.data import baselines
 from turnout.data.pipeline import Data, build
 from turnout.data.shards.text import Text
@@ -25,7 +28,12 @@ DECODER = DecoderOnlyConfig(400, 8, 1, ATTENTION, FEED_FORWARD, length=32)
 BOTH = EncoderDecoderConfig(
     400, 8, 1, 1, ATTENTION, FEED_FORWARD, encoder_length=64, decoder_length=14
 )
-OBJECTIVES = ((DECODER, CausalConfig()), (BOTH, SpanConfig()))
+OBJECTIVES = (
+    (DECODER, CausalConfig()),
+    (BOTH, SpanConfig()),
+    (DECODER, PrefixConfig()),
+    (BOTH, PrefixConfig()),
+)
 
 
 def text_of(*documents: bytes) -> SideText:
@@ -67,7 +75,7 @@ def test_a_learnt_vocabulary_from_text_to_batches(
             targets = batch.targets[row][batch.target_mask[row]].tolist()
             written = b"".join(map(tokenizer.token_bytes, targets))
             assert int(batch.text_bytes[row]) == len(written)
-            if objective == CausalConfig():
+            if objective != SpanConfig():
                 assert written in b"".join(data.train_documents)
     assert data.summary.tokens < data.summary.bytes
     assert f"{data.summary.tokens:,} tokens (sentencepiece)" in data.summary.text()
@@ -81,17 +89,10 @@ def test_baselines_are_on_the_very_bytes_of_validation(
     targets, count = data.validation_targets()
     assert data.bits_per_byte(1.0) == pytest.approx(targets / log(2) / count)
     assert data.no_ngrams() == ""
-    texts, places = baselines.asked(
-        data.corpus.validation, data.validation_documents, data.tokenizer, data._predicted()
-    )
+    texts, places = data.asked()
     assert len(places) == count
     joined = b"".join(texts)
-    written = b"".join(
-        data.tokenizer.token_bytes(index)
-        for batch in data.validation()
-        for index in batch.targets[batch.target_mask].tolist()
-    )
-    assert sorted(joined[place] for place in places) == sorted(written)
+    assert sorted(joined[place] for place in places) == sorted(words(data))
     order0, *_, order5 = data.ngram_bits(5)
     assert order5 < order0 < 8
 
@@ -136,11 +137,77 @@ def test_few_sentinels_make_few_spans(folder: Path) -> None:
         build(run)
 
 
-def test_two_vocabularies_share_one_text(folder: Path) -> None:
-    learnt = build(a_run(folder, DECODER, CausalConfig(), TrainedConfig(400)))
-    run = a_run(folder, DECODER, CausalConfig(), TrainedConfig(390))
+def test_two_vocabularies_share_one_text(folder: Path, tmp_path: Path) -> None:
+    def cached(size: int) -> RunConfig:
+        run = a_run(folder, DECODER, CausalConfig(), TrainedConfig(size))
+        return replace(run, data=replace(run.data, cache=str(tmp_path / "cache")))
+
+    learnt, run = build(cached(400)), cached(390)
     other = build(run)
-    assert learnt.corpus.text.folder == other.corpus.text.folder
-    assert learnt.corpus.tokens.starts[-1] < other.corpus.tokens.starts[-1]
+    assert learnt.summary.sha256 == other.summary.sha256
+    assert learnt.summary.tokens < other.summary.tokens
+    assert len([*tmp_path.glob("cache/corpora/*/text-*")]) == 1
+    assert len([*tmp_path.glob("cache/corpora/*/text-*/tokens-*")]) == 2
     again = build(run, learnt.tokenizer)
     assert again.tokenizer == learnt.tokenizer
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    lines = [
+        {"inputs": f"what is {a} and {b}? ", "targets": f"the sum is {a + b}"}
+        for a in range(12)
+        for b in range(12)
+    ]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return tmp_path / "questions.jsonl"
+
+
+def words(data: Data) -> bytes:
+    """The text of all held-out targets."""
+    return b"".join(
+        data.tokenizer.token_bytes(index)
+        for batch in data.validation()
+        for index in batch.targets[batch.target_mask].tolist()
+    )
+
+
+@pytest.mark.parametrize("model", [DECODER, BOTH], ids=["one stack", "two stacks"])
+def test_examples_in_a_learnt_vocabulary(questions: Path, model: object) -> None:
+    run = a_run(questions, model, TextToTextConfig(), TrainedConfig(340, sentinels=4))
+    data = build(run)
+    assert data.summary.tokens < data.summary.bytes
+    for batch in data.micro_batches(0):
+        for row in range(len(batch.row)):
+            targets = batch.targets[row][batch.target_mask[row]].tolist()
+            assert data.tokenizer.decode(targets).startswith("the sum is ")
+            assert targets.count(data.tokenizer.eos) == int(batch.decoder.segment[row].max())
+    texts, places = data.asked()
+    joined = b"".join(texts)
+    assert sorted(joined[place] for place in places) == sorted(words(data))
+    assert len(places) == data.validation_targets()[1]
+    assert build(run).tokenizer.fingerprint == data.tokenizer.fingerprint
+
+
+def test_a_mixture_learns_one_vocabulary_from_all_its_sources(
+    folder: Path, questions: Path
+) -> None:
+    run = a_run(folder, DECODER, CausalConfig(), TrainedConfig(400))
+    sources = (
+        SourceConfig("prose", (str(folder),)),
+        SourceConfig("split", (str(folder),), PrefixConfig()),
+        SourceConfig("sums", (str(questions),), TextToTextConfig()),
+    )
+    data = replace(run.data, paths=(), mixture=MixtureConfig(sources, block=64))
+    mixed = build(replace(run, data=data))
+    alone = build(run).tokenizer
+    tokenizer = mixed.tokenizer
+    assert {part.tokenizer.fingerprint for part in mixed.parts} == {tokenizer.fingerprint}
+    # Each kind of text is shorter in a vocabulary that was learnt from it.
+    assert len(tokenizer.encode("the sum is ")) < len(alone.encode("the sum is "))
+    assert len(tokenizer.encode("document ")) < len("document ")
+    texts, places = mixed.asked()
+    joined = b"".join(texts)
+    assert sorted(joined[place] for place in places) == sorted(words(mixed))
+    assert mixed.summary.tokens == sum(part.summary.tokens for part in mixed.parts)
+    assert build(replace(run, data=data)).tokenizer.fingerprint == tokenizer.fingerprint

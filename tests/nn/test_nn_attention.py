@@ -129,6 +129,20 @@ def test_causal_mask_of_packed_documents_by_hand() -> None:
     ]
 
 
+def test_visible_prefixes_of_packed_documents_by_hand() -> None:
+    segment = torch.tensor([[1, 1, 1, 2, 2, 0]])
+    visible = torch.tensor([[True, True, False, False, False, False]])
+    allowed = attention_mask(segment, segment, segment > 0, causal=True, visible=visible)
+    assert allowed[0, 0].long().tolist() == [
+        [1, 1, 0, 0, 0, 0],  # the first token reads the second, which is in the prefix
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [0, 0, 0, 1, 0, 0],  # the other document has no prefix, and does not read this one's
+        [0, 0, 0, 1, 1, 0],
+        [1, 1, 1, 1, 1, 1],
+    ]
+
+
 def test_mask_of_queries_behind_a_cache() -> None:
     known = torch.tensor([[False, True, True, True, True]])
     allowed = attention_mask(torch.tensor([[1, 1]]), known.long(), known, causal=True, start=3)

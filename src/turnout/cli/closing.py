@@ -11,7 +11,7 @@ from turnout.cli.lengths import room
 from turnout.cli.samples import answer
 from turnout.config.errors import UserError
 from turnout.config.generation import GenerateOptions
-from turnout.config.train import CausalConfig, SpanConfig
+from turnout.config.objective import CausalConfig, PrefixConfig, SpanConfig, TextToTextConfig
 from turnout.probe.report.records import SAMPLES
 from turnout.probe.run import unit
 from turnout.train.report import Evaluation
@@ -70,10 +70,11 @@ def samples(session: Session, folder: Path) -> list[str]:
         max_new_tokens=room(session.config.model, longest, NEW_TOKENS),
         temperature=TEMPERATURE,
     )
-    reason = ""
+    reason = "no samples: the questions are yours to ask"
     for prompts in _prompts(session.config.objective):
         try:
-            texts = answer(session.state.model, tokenizer, list(prompts), options)
+            objective = session.config.objective
+            texts = answer(session.state.model, tokenizer, objective, list(prompts), options)
         except UserError as error:
             reason = f"no samples: {error}"
             continue
@@ -108,7 +109,7 @@ def _prompts(objective: object) -> tuple[tuple[str, ...], ...]:
 
 
 @_prompts.register
-def _(objective: CausalConfig) -> tuple[tuple[str, ...], ...]:
+def _(objective: CausalConfig | PrefixConfig) -> tuple[tuple[str, ...], ...]:
     return (PROMPTS,)
 
 
@@ -117,13 +118,19 @@ def _(objective: SpanConfig) -> tuple[tuple[str, ...], ...]:
     return BLANKS, SHORT_BLANKS
 
 
+@_prompts.register
+def _(objective: TextToTextConfig) -> tuple[tuple[str, ...], ...]:
+    # What may be asked of such a model is known from its examples alone.
+    return ()
+
+
 @singledispatch
 def _title(objective: object) -> str:
     raise TypeError(f"no samples for {type(objective).__name__}")
 
 
 @_title.register
-def _(objective: CausalConfig) -> str:
+def _(objective: CausalConfig | PrefixConfig) -> str:
     return "three prompts, completed:"
 
 
@@ -138,10 +145,15 @@ def _next(objective: object, folder: Path) -> str:
 
 
 @_next.register
-def _(objective: CausalConfig, folder: Path) -> str:
+def _(objective: CausalConfig | PrefixConfig, folder: Path) -> str:
     return f'{command()} generate {folder} --prompt "def main("'
 
 
 @_next.register
 def _(objective: SpanConfig, folder: Path) -> str:
     return f'{command()} generate {folder} --prompt "for i in ___(10):"'
+
+
+@_next.register
+def _(objective: TextToTextConfig, folder: Path) -> str:
+    return f'{command()} generate {folder} --prompt "inputs such as those of the examples"'

@@ -45,7 +45,7 @@ def _evaluate(folder: Path, paths: list[str] | None, dotted: dict[str, str]) -> 
     data = pipeline.build(config, load_tokenizer(folder, config), build_progress())
     step = int(load_meta(folders.latest(folder))["step"])
     objective = objectives.build(config.losses, config.model)
-    evaluation = evaluate(model, objective, data.validation(), step)
+    evaluation = evaluate(model, objective, data.validation(), step, data.source_names)
     print(f"data: {data.summary.text()}")
     print(evaluation_line(evaluation, bits_unit(config)))
     print(f"{evaluation.targets:,} targets, {evaluation.seconds:.1f} s")

@@ -34,7 +34,8 @@ def run(arguments: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         "turnout generate",
-        "Continue prompts with a causal run, or fill their blanks (___) with a span run.",
+        "Continue prompts with a causal or prefix run, fill their blanks (___) with a span run, or "
+        "answer them with a text-to-text run.",
     )
     parser.add_argument("run", metavar="RUN", help="a run's folder, or one of its step folders")
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="may be given again")
@@ -58,14 +59,15 @@ def _generate(
 ) -> int:
     from dataclasses import replace
 
-    from turnout.cli.samples import answer
+    from turnout.cli.samples import answer, prompt_ids
     from turnout.train.session import load_run, load_tokenizer
 
     config, model = load_run(folder)
     tokenizer = load_tokenizer(folder)
     if new_tokens is None:
-        longest = max(len(tokenizer.encode(prompt)) for prompt in prompts) + 1
+        read = [prompt_ids(config.objective, config.model, tokenizer, each) for each in prompts]
+        longest = max(map(len, read))
         asked = replace(asked, max_new_tokens=room(config.model, longest, MOST_NEW_TOKENS))
-    for text in answer(model, tokenizer, prompts, asked):
+    for text in answer(model, tokenizer, config.objective, prompts, asked):
         print(text)
     return 0

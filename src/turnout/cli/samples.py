@@ -1,11 +1,18 @@
-"""Prompts as text, completed or filled; ``___`` marks a blank for models that fill spans."""
+"""Prompts as text, completed, answered or filled; ``___`` marks a blank for span models."""
 
 from dataclasses import replace
 from functools import singledispatch
 
 from turnout.config.errors import UserError
 from turnout.config.generation import GenerateOptions
-from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig
+from turnout.config.model import EncoderDecoderConfig, ModelConfig
+from turnout.config.objective import (
+    CausalConfig,
+    ObjectiveConfig,
+    PrefixConfig,
+    SpanConfig,
+    TextToTextConfig,
+)
 from turnout.data.tokenizers import Tokenizer
 from turnout.generate import generate
 from turnout.models.base import Model
@@ -14,56 +21,85 @@ BLANK = "___"
 
 
 def answer(
-    model: Model, tokenizer: Tokenizer, prompts: list[str], options: GenerateOptions
+    model: Model,
+    tokenizer: Tokenizer,
+    objective: ObjectiveConfig,
+    prompts: list[str],
+    options: GenerateOptions,
 ) -> list[str]:
-    """Each prompt with what the model makes of it; an end of text ends it.
+    """Each prompt with what the model makes of it, the answer alone for text to text; an end of
+    text ends it.
 
     Raises:
         UserError: a prompt the model cannot take.
     """
-    ended = replace(options, stop_ids=(tokenizer.eos,), start_id=tokenizer.pad)
-    return _answer(model.config, model, tokenizer, prompts, ended)
+    ids = [prompt_ids(objective, model.config, tokenizer, prompt) for prompt in prompts]
+    asked = replace(
+        options,
+        stop_ids=(tokenizer.eos,),
+        start_id=tokenizer.pad,
+        visible_prompt=objective.visible_prompt,
+    )
+    new = generate(model, ids, asked)
+    return [_told(objective, tokenizer, *each) for each in zip(prompts, new, strict=True)]
+
+
+def prompt_ids(
+    objective: ObjectiveConfig, model: ModelConfig, tokenizer: Tokenizer, prompt: str
+) -> list[int]:
+    """What the model reads: as in training, a document begins behind the start id in a decoder,
+    and what an encoder reads has an end.
+
+    Raises:
+        UserError: a prompt without a blank, where blanks are filled.
+    """
+    return _asked(objective, tokenizer, prompt, model.kind == EncoderDecoderConfig.kind)
 
 
 @singledispatch
-def _answer(
-    config: object,
-    model: Model,
-    tokenizer: Tokenizer,
-    prompts: list[str],
-    options: GenerateOptions,
-) -> list[str]:
-    raise UserError(f"model = {config!r}: no such model family")
+def _asked(objective: object, tokenizer: Tokenizer, prompt: str, encoder: bool) -> list[int]:
+    raise TypeError(f"no prompts for {type(objective).__name__}")
 
 
-@_answer.register
-def _continue(
-    config: DecoderOnlyConfig,
-    model: Model,
-    tokenizer: Tokenizer,
-    prompts: list[str],
-    options: GenerateOptions,
-) -> list[str]:
-    """The prompt and its continuation; in training a document begins behind the start id."""
-    ids = [[tokenizer.pad, *tokenizer.encode(prompt)] for prompt in prompts]
-    new = generate(model, ids, options)
-    return [prompt + tokenizer.decode(out) for prompt, out in zip(prompts, new, strict=True)]
+@_asked.register
+def _(objective: CausalConfig, tokenizer: Tokenizer, prompt: str, encoder: bool) -> list[int]:
+    return [tokenizer.pad, *tokenizer.encode(prompt)]
 
 
-@_answer.register
-def _fill(
-    config: EncoderDecoderConfig,
-    model: Model,
-    tokenizer: Tokenizer,
-    prompts: list[str],
-    options: GenerateOptions,
-) -> list[str]:
+@_asked.register
+def _(objective: SpanConfig, tokenizer: Tokenizer, prompt: str, encoder: bool) -> list[int]:
+    if BLANK not in prompt:
+        raise UserError(f"prompt {prompt!r}: this model fills blanks; mark them with {BLANK}")
+    return blanked(prompt, tokenizer)
+
+
+@_asked.register
+def _(objective: PrefixConfig, tokenizer: Tokenizer, prompt: str, encoder: bool) -> list[int]:
+    ids = tokenizer.encode(prompt)
+    return [*ids, tokenizer.eos] if encoder else [tokenizer.pad, *ids]
+
+
+@_asked.register
+def _(objective: TextToTextConfig, tokenizer: Tokenizer, prompt: str, encoder: bool) -> list[int]:
+    start = [] if encoder else [tokenizer.pad]
+    return [*start, *tokenizer.encode(prompt), tokenizer.eos]
+
+
+@singledispatch
+def _told(objective: object, tokenizer: Tokenizer, prompt: str, output: list[int]) -> str:
+    """The prompt and what follows it."""
+    return prompt + tokenizer.decode(output)
+
+
+@_told.register
+def _(objective: SpanConfig, tokenizer: Tokenizer, prompt: str, output: list[int]) -> str:
     """The prompt with every blank filled, the fillings in [brackets]."""
-    for prompt in prompts:
-        if BLANK not in prompt:
-            raise UserError(f"prompt {prompt!r}: this model fills blanks; mark them with {BLANK}")
-    new = generate(model, [blanked(prompt, tokenizer) for prompt in prompts], options)
-    return [filled(prompt, out, tokenizer) for prompt, out in zip(prompts, new, strict=True)]
+    return filled(prompt, output, tokenizer)
+
+
+@_told.register
+def _(objective: TextToTextConfig, tokenizer: Tokenizer, prompt: str, output: list[int]) -> str:
+    return tokenizer.decode(output)
 
 
 def blanked(prompt: str, tokenizer: Tokenizer) -> list[int]:

@@ -41,7 +41,7 @@ def convert(hint: Any, value: Any, base: Any, path: str) -> Any:
     if origin is Literal:
         return _literal(get_args(hint), _shown(value), path)
     if origin is tuple:
-        return _tuple(get_args(hint)[0], value, path)
+        return _tuple(get_args(hint)[0], value, base, path)
     if is_dataclass(hint):
         return _dataclass(hint, value, base, path)
     return _scalar(hint, value, path)
@@ -102,7 +102,10 @@ def _literal(allowed: tuple[Any, ...], value: Any, path: str) -> Any:
     return value
 
 
-def _tuple(item: Any, value: Any, path: str) -> tuple[Any, ...]:
+def _tuple(item: Any, value: Any, base: Any, path: str) -> tuple[Any, ...]:
+    """A list; or a table that changes, by their names, some entries of the base's list."""
+    if isinstance(value, Mapping) and base and _named(item):
+        return _changed(item, value, {entry.name: entry for entry in base}, path)
     given = value
     if isinstance(value, Text):
         parsed = value.parsed()
@@ -110,6 +113,22 @@ def _tuple(item: Any, value: Any, path: str) -> tuple[Any, ...]:
     if not isinstance(given, list | tuple):
         raise ConfigError(path, given, "a list", 'such as ["a", "b"]')
     return tuple(convert(item, entry, None, f"{path}[{i}]") for i, entry in enumerate(given))
+
+
+def _named(item: Any) -> bool:
+    return is_dataclass(item) and "name" in (f.name for f in fields(item))
+
+
+def _changed(
+    item: Any, table: Mapping[str, Any], entries: Mapping[str, Any], path: str
+) -> tuple[Any, ...]:
+    for name in table:
+        if name not in entries:
+            raise UserError(f"{join(path, name)}: no such entry; {nearest(name, entries)}")
+    return tuple(
+        convert(item, table[name], entry, join(path, name)) if name in table else entry
+        for name, entry in entries.items()
+    )
 
 
 def _dataclass(cls: Any, value: Any, base: Any, path: str) -> Any:

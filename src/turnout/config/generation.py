@@ -12,6 +12,8 @@ class GenerateOptions:
     ``top_k`` keeps the k most probable tokens, ``top_p`` then the fewest whose probabilities
     reach p; None keeps all. A token of ``stop_ids`` ends its sequence and is not returned.
     ``start_id`` is what the decoder of an encoder-decoder reads first.
+    ``visible_prompt`` lets the tokens of a decoder's prompt read each other in both directions,
+    as a model trained with a visible prefix expects; an encoder's prompt always does.
     """
 
     max_new_tokens: int = 64
@@ -21,6 +23,7 @@ class GenerateOptions:
     seed: int = 0
     stop_ids: tuple[int, ...] = ()
     start_id: int = 0
+    visible_prompt: bool = False
 
     def __post_init__(self) -> None:
         require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")

@@ -158,4 +158,4 @@ def _plain(value: Any) -> Any:
         return NONE
     if is_dataclass(value):
         return to_dict(value)
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value

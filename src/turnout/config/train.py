@@ -1,50 +1,32 @@
 """A run: model, objective, data, optimiser, schedule and the loop around them."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from turnout.config.errors import ConfigError, not_negative, require
 from turnout.config.guards import AlarmConfig, GuardConfig
 from turnout.config.losses import LossConfig
+from turnout.config.mixture import MixtureConfig
 from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig, ModelConfig
+from turnout.config.objective import CausalConfig as CausalConfig
+from turnout.config.objective import ObjectiveConfig as ObjectiveConfig
+from turnout.config.objective import PrefixConfig as PrefixConfig
+from turnout.config.objective import SpanConfig as SpanConfig
+from turnout.config.objective import TextToTextConfig as TextToTextConfig
 from turnout.config.optimizers import AdamWConfig, OptimizerConfig
 from turnout.config.schedules import Cosine, ScheduleConfig
 from turnout.config.tokenizers import BytesConfig, TokenizerConfig
 
 
 @dataclass(frozen=True)
-class CausalConfig:
-    """Predict the next token."""
-
-    kind: ClassVar[str] = "causal"
-
-
-@dataclass(frozen=True)
-class SpanConfig:
-    """T5's span corruption: mask ``noise_density`` of the tokens in spans of ``mean_span``."""
-
-    kind: ClassVar[str] = "span"
-    noise_density: float = 0.15
-    mean_span: float = 3.0
-
-    def __post_init__(self) -> None:
-        require(
-            0 < self.noise_density < 1, "objective.noise_density", self.noise_density, "in (0, 1)"
-        )
-        require(1 <= self.mean_span < math.inf, "objective.mean_span", self.mean_span, "at least 1")
-
-
-ObjectiveConfig = CausalConfig | SpanConfig
-
-
-@dataclass(frozen=True)
 class DataConfig:
     """Where the text comes from; no path means the standard library of the running Python.
 
-    A path is a file, a folder, a glob, or ``hf:NAME[:SPLIT[:CONFIG]]``. ``text_field`` is what
-    holds the text in ``.jsonl``, ``.parquet`` and ``hf:`` sources. ``cache`` is where text and
-    tokens are kept; empty means ``~/.cache/turnout``.
+    A path is a file, a folder, a glob, or ``hf:NAME[:SPLIT[:CONFIG]]``. A ``mixture`` has sources
+    with paths of their own. ``text_field`` is what holds the text in ``.jsonl``, ``.parquet`` and
+    ``hf:`` sources. ``cache`` is where text and tokens are kept; empty means ``~/.cache/turnout``.
     """
 
     paths: tuple[str, ...] = ()
@@ -53,6 +35,7 @@ class DataConfig:
     text_field: str = "text"
     tokenizer: TokenizerConfig = field(default_factory=BytesConfig)
     cache: str = ""
+    mixture: MixtureConfig | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -60,6 +43,13 @@ class DataConfig:
             "data.validation_share",
             self.validation_share,
             "in (0, 1)",
+        )
+        require(
+            self.mixture is None or not self.paths,
+            "data.paths",
+            list(self.paths),
+            "left out where data.mixture is given",
+            "give the paths to one of its sources, or set data.mixture to none",
         )
 
 
@@ -134,25 +124,45 @@ class RunConfig:
             self.out,
             "the path of a folder; {preset} stands for the preset's name, and no other braces",
         )
-        _check_objective(self.model, self.objective)
+        for path, objective in self.objectives().items():
+            _check_objective(path, self.model, objective)
         _check_groups(self.model, self.train)
 
+    def objectives(self) -> Mapping[str, ObjectiveConfig]:
+        """The run's objective and those of a mixture's sources, by the place they are given in."""
+        mixture = self.data.mixture
+        sources = () if mixture is None else mixture.sources
+        own = {
+            f"data.mixture.sources[{number}].objective": source.objective
+            for number, source in enumerate(sources)
+            if source.objective is not None
+        }
+        return {"objective": self.objective, **own}
 
-OBJECTIVE_OF = {
-    EncoderDecoderConfig.kind: SpanConfig.kind,
-    DecoderOnlyConfig.kind: CausalConfig.kind,
+
+OBJECTIVES_OF = {
+    EncoderDecoderConfig.kind: (SpanConfig.kind, PrefixConfig.kind, TextToTextConfig.kind),
+    DecoderOnlyConfig.kind: (CausalConfig.kind, PrefixConfig.kind, TextToTextConfig.kind),
 }
 
 
-def _check_objective(model: ModelConfig, objective: ObjectiveConfig) -> None:
+def _check_objective(path: str, model: ModelConfig, objective: ObjectiveConfig) -> None:
     """Span corruption fills an encoder and a decoder; a single stack predicts the next token."""
-    needed = OBJECTIVE_OF[model.kind]
+    possible = OBJECTIVES_OF[model.kind]
     require(
-        objective.kind == needed,
-        "objective.kind",
+        objective.kind in possible,
+        f"{path}.kind",
         objective.kind,
-        f"{needed!r} with model.kind = {model.kind!r}",
+        f"one of {', '.join(possible)} with model.kind = {model.kind!r}",
         "give the preset its --objective, or take a model of the other kind",
+    )
+    ignored = objective.kind == TextToTextConfig.kind and objective.visible_prompt
+    require(
+        not ignored or model.kind == DecoderOnlyConfig.kind,
+        f"{path}.visible_inputs",
+        True,
+        f"false with model.kind = {model.kind!r}",
+        "the inputs that an encoder reads see each other anyway",
     )
 
 

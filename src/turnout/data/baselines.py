@@ -11,16 +11,19 @@ from turnout.data.tokenizers import Tokenizer
 MOST_BYTES = 1 << 26
 
 
-def counted(train: SideText) -> Sequence[bytes]:
+def counted(training: Sequence[SideText]) -> list[bytes]:
     """All training documents, or of a large text some spread evenly over it: 64 MiB or so."""
-    every = max(train.num_bytes / MOST_BYTES, 1.0)
-    ends = np.cumsum(train.ends - train.begins)
-    chosen, taken = [], 0
-    for index, end in enumerate(ends.tolist()):
-        if taken * every <= end:
-            taken += int(train.ends[index] - train.begins[index])
-            chosen.append(index)
-    return [train[index] for index in chosen]
+    every = max(sum(side.num_bytes for side in training) / MOST_BYTES, 1.0)
+    chosen: list[bytes] = []
+    before = taken = 0
+    for side in training:
+        sizes = side.ends - side.begins
+        for index, end in enumerate((before + np.cumsum(sizes)).tolist()):
+            if taken * every <= end:
+                taken += int(sizes[index])
+                chosen.append(side[index])
+        before += int(sizes.sum())
+    return chosen
 
 
 def asked(

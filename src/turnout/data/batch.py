@@ -19,6 +19,8 @@ class Stream:
         segment: document within a packed row, counted from 1; 0 for padding.
         position: index of the token within its segment.
         max_segments: a bound on the segments of a row, fixed by the configuration.
+        visible: True for the tokens that all of their segment may read, those before them too:
+            the prefix of a prefix language model. None where nothing is read ahead.
     """
 
     ids: Int[Tensor, "B S"]
@@ -26,6 +28,7 @@ class Stream:
     segment: Int[Tensor, "B S"]
     position: Int[Tensor, "B S"]
     max_segments: int = 1
+    visible: Bool[Tensor, "B S"] | None = None
 
 
 @pytree(static=("progress",))

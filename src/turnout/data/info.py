@@ -1,6 +1,7 @@
 """A text without a run around it: opened, and described line by line."""
 
 from turnout.config.cache import cache_folder
+from turnout.config.errors import UserError
 from turnout.config.train import DataConfig
 from turnout.data.progress import Progress
 from turnout.data.shards.corpus import Corpus, Request, open_corpus
@@ -13,8 +14,10 @@ def open_data(data: DataConfig, progress: Progress, *, thorough: bool = False) -
         thorough: hash every cached file, and make damaged ones again.
 
     Raises:
-        UserError: see ``open_corpus``.
+        UserError: a mixture, which is several texts; see ``open_corpus``.
     """
+    if data.mixture is not None:
+        raise UserError("data.mixture: is several texts; give the paths of one of its sources")
     cache = cache_folder(data.cache)
     request = Request(data.paths, data.text_field, data.validation_share, cache, 0, thorough)
     return open_corpus(request, data.tokenizer, progress)

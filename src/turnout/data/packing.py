@@ -80,8 +80,15 @@ class PackedRows(RowSource):
         self, index: Int64[np.ndarray, " B"], number: Int64[np.ndarray, " B"]
     ) -> Int64[np.ndarray, " N"]:
         """See ``RowSource.predicted``; ends of text are no tokens of it."""
+        return self.text_at(index, np.ones((len(index), self.length), dtype=bool))
+
+    def text_at(
+        self, index: Int64[np.ndarray, " B"], chosen: Bool[np.ndarray, "B S"]
+    ) -> Int64[np.ndarray, " N"]:
+        """Sorted offsets, among the tokens of the side, of those of text among the ``chosen``
+        targets of rows ``index``."""
         offset, real = self._offsets(index)
-        offset = np.sort(offset[real])
+        offset = np.sort(offset[real & chosen])
         document = self._document(offset)
         is_text = offset + 1 < self.starts[document + 1]
         positions: Int64[np.ndarray, " N"] = (offset - document)[is_text]

@@ -9,8 +9,10 @@ from jaxtyping import Bool, Int, Int64, Integer
 from torch import Tensor
 
 from turnout.data.batch import Stream
+from turnout.pytree import pytree
 
 
+@pytree()
 @dataclass(frozen=True)
 class Examples:
     """Rows of training text: a Batch without what depends on the step."""
@@ -54,3 +56,24 @@ def whole(ids: Integer[np.ndarray, "B S"]) -> Stream:
     mask = torch.ones(ids.shape, dtype=torch.bool)
     position = torch.arange(ids.shape[1]).expand(ids.shape).contiguous()
     return Stream(tensor(ids), mask, mask.to(torch.int64), position)
+
+
+def padded(ids: Integer[np.ndarray, "B S"], lengths: Int64[np.ndarray, " B"]) -> Stream:
+    """A stream in which the first ``lengths`` tokens of a row are its one segment."""
+    place = np.arange(ids.shape[1])
+    real = place < lengths[:, None]
+    mask = torch.from_numpy(real)
+    return Stream(tensor(ids * real), mask, mask.to(torch.int64), tensor(place * real))
+
+
+def draw_below(
+    bound: Int64[np.ndarray, "*N"], key: Int64[np.ndarray, "*N"]
+) -> Int64[np.ndarray, "*N"]:
+    """A number from 0 to ``bound - 1`` for every key, all equally likely; bounds are at least 1.
+
+    The remainder of a 64-bit key favours small numbers by less than ``bound`` in 2^64.
+    """
+    drawn: Int64[np.ndarray, "*N"] = (key.view(np.uint64) % bound.astype(np.uint64)).astype(
+        np.int64
+    )
+    return drawn

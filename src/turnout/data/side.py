@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import overload
 
 import numpy as np
-from jaxtyping import Int64, Integer
+from jaxtyping import Int64, Integer, UInt8
 
 from turnout.data.shards.text import Text
 from turnout.data.shards.tokens import Tokens
@@ -65,8 +67,26 @@ class SideText(Sequence[bytes]):
         self, text: Text, bounds: Int64[np.ndarray, " K1"], documents: Int64[np.ndarray, " K"]
     ) -> None:
         self._text = text
+        self._documents = documents
+        self._whole = np.array_equal(bounds, text.starts)
         self.begins = bounds[documents]
         self.ends = bounds[documents + 1]
+
+    @staticmethod
+    def held(documents: Sequence[bytes]) -> "SideText":
+        """Documents held in memory."""
+        bounds = np.cumsum([0, *map(len, documents)], dtype=np.int64)
+        content = np.frombuffer(b"".join(documents), np.uint8)
+        digests = np.frombuffer(b"".join(map(_digest, documents)), np.uint8).reshape(-1, 32)
+        text = Text(Path(), "", content, bounds, digests, 0, 0, {}, 0)
+        return SideText(text, bounds, np.arange(len(documents)))
+
+    def digests(self) -> UInt8[np.ndarray, "K 32"]:
+        """SHA-256 of each document; read from the text where it is cut as this side is."""
+        if self._whole:
+            known: UInt8[np.ndarray, "K 32"] = self._text.digests[self._documents]
+            return known
+        return np.frombuffer(b"".join(map(_digest, self)), np.uint8).reshape(-1, 32)
 
     @property
     def num_bytes(self) -> int:
@@ -89,3 +109,7 @@ class SideText(Sequence[bytes]):
 
     def __iter__(self) -> Iterator[bytes]:
         return (self[index] for index in range(len(self)))
+
+
+def _digest(document: bytes) -> bytes:
+    return sha256(document).digest()

@@ -1,7 +1,9 @@
 """What a run trains on, in numbers and in words."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 
 from turnout.data.overlap import Overlap
 from turnout.data.shards.corpus import Corpus
@@ -57,6 +59,41 @@ class Summary:
             skipped=dict(text.skipped),
             replaced=text.replaced,
             note=corpus.split.note,
+        )
+
+    @staticmethod
+    def mixed(parts: Mapping[str, "Summary"], rates: Mapping[str, float]) -> "Summary":
+        """The sources of a mixture together, by name, with the share of rows that each gives."""
+        found = list(parts.values())
+        digest = sha256()
+        for name, part in parts.items():
+            digest.update(f"{name} {part.sha256}\n".encode())
+        skipped: Counter[str] = Counter()
+        for part in found:
+            skipped.update(part.skipped)
+        shares = ", ".join(f"{name} {rate:.1%}" for name, rate in rates.items())
+        notes = [f"{name}: {part.note}" for name, part in parts.items() if part.note]
+        return Summary(
+            origin="; ".join(f"{name} ({part.origin})" for name, part in parts.items()),
+            sha256=digest.hexdigest(),
+            tokenizer=found[0].tokenizer,
+            documents=sum(part.documents for part in found),
+            bytes=sum(part.bytes for part in found),
+            tokens=sum(part.tokens for part in found),
+            train_documents=sum(part.train_documents for part in found),
+            train_bytes=sum(part.train_bytes for part in found),
+            train_rows=sum(part.train_rows for part in found),
+            validation_documents=sum(part.validation_documents for part in found),
+            validation_bytes=sum(part.validation_bytes for part in found),
+            validation_rows=sum(part.validation_rows for part in found),
+            duplicates=sum(part.duplicates for part in found),
+            overlap=Overlap(
+                sum(part.overlap.asked for part in found),
+                sum(part.overlap.found for part in found),
+            ),
+            skipped=dict(skipped),
+            replaced=sum(part.replaced for part in found),
+            note="; ".join([f"rows: {shares}", *notes]),
         )
 
     def text(self) -> str:

@@ -55,7 +55,7 @@ def _tokens(
     """The next token of every row, until all have stopped; what follows a stop means nothing."""
     device = next(model.parameters()).device
     keys = row_keys(options.seed, prompts)
-    batch = first_batch(model.config, prompts, options.start_id, device)
+    batch = first_batch(model.config, prompts, options, device)
     length = batch.decoder.ids.shape[1] + options.max_new_tokens - 1
     cache = model.empty_cache(len(prompts), length)
     live = torch.ones(len(prompts), dtype=torch.bool, device=device)

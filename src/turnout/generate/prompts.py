@@ -3,6 +3,7 @@
 Axes: B rows, S longest prompt.
 """
 
+from dataclasses import replace
 from functools import singledispatch
 
 import torch
@@ -63,27 +64,31 @@ def _(config: EncoderDecoderConfig, number: int, tokens: int, new: int) -> None:
 
 @singledispatch
 def first_batch(
-    config: ModelConfig, prompts: list[list[int]], start: int, device: torch.device
+    config: ModelConfig, prompts: list[list[int]], options: GenerateOptions, device: torch.device
 ) -> Batch:
-    """What the model reads before it writes its first token; prompts are padded on the left.
-
-    ``start`` is what the decoder of an encoder-decoder reads first (T5: its padding).
-    """
+    """What the model reads before it writes its first token; prompts are padded on the left."""
     raise UserError(f"model = {config!r}: no such model family")
 
 
 @first_batch.register
 def _(
-    config: DecoderOnlyConfig, prompts: list[list[int]], start: int, device: torch.device
+    config: DecoderOnlyConfig,
+    prompts: list[list[int]],
+    options: GenerateOptions,
+    device: torch.device,
 ) -> Batch:
-    return batch_of(left_padded(prompts, device))
+    stream = left_padded(prompts, device)
+    return batch_of(replace(stream, visible=stream.mask) if options.visible_prompt else stream)
 
 
 @first_batch.register
 def _(
-    config: EncoderDecoderConfig, prompts: list[list[int]], start: int, device: torch.device
+    config: EncoderDecoderConfig,
+    prompts: list[list[int]],
+    options: GenerateOptions,
+    device: torch.device,
 ) -> Batch:
-    first = left_padded([[start]] * len(prompts), device)
+    first = left_padded([[options.start_id]] * len(prompts), device)
     return batch_of(first, left_padded(prompts, device))
 
 

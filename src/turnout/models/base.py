@@ -93,11 +93,17 @@ def advance(cache: Cache | None, stream: Stream) -> Cache | None:
     """The cache with the tokens of ``stream`` counted in.
 
     Raises:
-        UserError: the stream is packed, gradients are on, or the cache is full.
+        UserError: the stream is packed or has a visible prefix that comes too late, gradients
+            are on, or the cache is full.
     """
     if cache is None:
         return None
     refuse_packed(stream)
+    if stream.visible is not None and cache.used:
+        raise UserError(
+            f"a visible prefix behind the {cache.used} tokens of the cache, which have not read "
+            "it: give the whole prefix to the first pass"
+        )
     return cache.advanced(stream.mask)
 
 

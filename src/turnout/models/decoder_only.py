@@ -43,7 +43,7 @@ class DecoderOnly(Model):
         if batch.encoder is not None:
             raise UserError(
                 "batch.encoder is set, but a decoder_only model has no encoder: "
-                "use the causal objective"
+                "use rows made for it, as every objective of a decoder_only run makes them"
             )
         cache = advance(cache, batch.decoder)
         context = self.contexts.context(batch.decoder, batch, cached=cache is not None)

@@ -96,7 +96,8 @@ class EncoderDecoder(Model):
 def _encoder_stream(batch: Batch) -> Stream:
     if batch.encoder is None:
         raise UserError(
-            "batch.encoder is missing, which an encoder_decoder model reads: use the span objective"
+            "batch.encoder is missing, which an encoder_decoder model reads: use rows made for it, "
+            "as every objective of an encoder_decoder run makes them"
         )
     return batch.encoder
 

@@ -132,7 +132,9 @@ class Stack(nn.Module):
         else:
             readable = cache.mask[:, : cache.used]
             query, key = stream.mask.long(), readable.long()
-        allowed = attention_mask(query, key, readable, causal=self.shape.causal, start=start)
+        allowed = attention_mask(
+            query, key, readable, causal=self.shape.causal, start=start, visible=stream.visible
+        )
         mask: Tensor = allowed
         if self.position_bias is not None:
             bias = self.position_bias(x.shape[1], key.shape[1], start)

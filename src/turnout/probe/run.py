@@ -9,7 +9,8 @@ from typing import Any
 
 from turnout.checkpoint import folders
 from turnout.checkpoint.read import load_meta
-from turnout.config.train import CausalConfig, RunConfig, SpanConfig
+from turnout.config.objective import CausalConfig, PrefixConfig, SpanConfig, TextToTextConfig
+from turnout.config.train import RunConfig
 from turnout.data import pipeline
 from turnout.data.pipeline import Data
 from turnout.probe import pictures
@@ -113,8 +114,8 @@ def run_of(checkpoint: Path, given: Path) -> Path:
 
 def unit(config: RunConfig) -> str:
     """What the curve of a run measures."""
-    causal = config.objective.kind == CausalConfig.kind
-    return "bits per byte" if causal else "bits per hidden byte"
+    hidden = config.objective.kind == SpanConfig.kind
+    return "bits per hidden byte" if hidden else "bits per byte"
 
 
 @singledispatch
@@ -124,7 +125,7 @@ def baselines(objective: object, data: Data) -> dict[str, float]:
 
 
 @baselines.register
-def _(objective: CausalConfig, data: Data) -> dict[str, float]:
+def _(objective: CausalConfig | PrefixConfig | TextToTextConfig, data: Data) -> dict[str, float]:
     if data.no_ngrams():
         return {"token frequencies": data.bits_per_byte(data.unigram_nats())}
     orders = data.ngram_bits(NGRAM_ORDER)

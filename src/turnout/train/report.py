@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -111,6 +111,7 @@ class Evaluation:
         balance: largest over mean load of the worst layer.
         dropped: share of dropped assignments over all layers; 0 unless evaluation has a capacity.
         seconds: time it took.
+        sources: the loss on each source of a mixture, by name; empty without one.
     """
 
     step: int
@@ -122,6 +123,7 @@ class Evaluation:
     balance: float
     dropped: float
     seconds: float
+    sources: Mapping[str, float] = field(default_factory=dict)
 
 
 EventName = Literal["skip", "alarm", "action", "rollback", "resume", "interrupt"]

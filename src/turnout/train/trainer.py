@@ -150,9 +150,9 @@ class Trainer:
         )
 
     def _evaluate(self, validation: list[Batch]) -> Evaluation:
-        state = self.state
+        state, sources = self.state, self.data.source_names
         with averaged(state.model, state.average):
-            evaluation = evaluate(state.model, self.objective, validation, state.step)
+            evaluation = evaluate(state.model, self.objective, validation, state.step, sources)
         for hook in self.hooks:
             hook.on_evaluate(evaluation)
         return evaluation

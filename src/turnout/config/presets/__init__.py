@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from turnout.config.errors import ConfigError, UserError, nearest
+from turnout.config.objective import PrefixConfig, TextToTextConfig
 from turnout.config.presets import glam, modern, small, st_moe, switch, t5
 from turnout.config.presets.preset import ObjectiveKind, Preset
 from turnout.config.train import RunConfig
@@ -38,7 +39,11 @@ def run(name: str, objective: str | None = None, dense: bool = False) -> RunConf
     kind = next((k for k in preset.objectives if objective in (None, k)), None)
     if kind is None:
         allowed = " or ".join(repr(k) for k in preset.objectives)
-        raise ConfigError("objective", objective, f"{allowed} for the preset {name}")
+        fix = f"a form of it may take another objective, as with --objective.kind {objective}"
+        other = objective in (PrefixConfig.kind, TextToTextConfig.kind)
+        raise ConfigError(
+            "objective", objective, f"{allowed} for the preset {name}", fix if other else ""
+        )
     config = preset.build(kind)
     suffix = "" if kind == preset.objectives[0] else f"-{kind}"
     config = replace(config, out=f"{config.out}{suffix}")

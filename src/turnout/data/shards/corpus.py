@@ -15,7 +15,6 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,27 +28,21 @@ from turnout.data.shards.files import (
     FORMAT,
     MANIFEST,
     Damage,
-    HashedFile,
-    check,
-    plain,
     read_json,
-    records,
     write_json,
 )
 from turnout.data.shards.lock import locked
 from turnout.data.shards.text import Text, build_text, open_text
 from turnout.data.shards.tokens import Tokens, build_tokens, open_tokens
+from turnout.data.shards.vocabulary import learnt
 from turnout.data.side import Side, SideText
 from turnout.data.sources import Sources, open_sources
 from turnout.data.split import Split, split
 from turnout.data.tokenizers import Tokenizer
 from turnout.data.tokenizers.load import load
-from turnout.data.tokenizers.sentence_piece import SentencePieceTokenizer
-from turnout.data.tokenizers.trained import learn, sampled
 
 _SOURCE = "source.json"
 _BUILDING = "building"
-_MODEL = "model.bin"
 
 
 @dataclass(frozen=True)
@@ -134,6 +127,19 @@ def open_corpus(
     return Corpus(sources.origin, folder, text, sides, found, tokens, common)
 
 
+def training_text(request: Request, progress: Progress) -> SideText:
+    """What ``open_corpus`` would train on, not tokenised.
+
+    Raises:
+        UserError: see ``sources.read`` and ``split``.
+    """
+    sources = open_sources(request.paths, request.field)
+    folder = request.cache / "corpora" / _name(sources)
+    with locked(folder, progress):
+        text = _text(sources, folder, request, progress)
+        return _side_text(text, split(text, request.validation_share), held_out=False)
+
+
 def _text(sources: Sources, folder: Path, request: Request, progress: Progress) -> Text:
     """The text of the sources as they are now."""
     stamp = _digest(*sources.stamp)
@@ -214,37 +220,9 @@ class _Work:
     def _learnt(self, config: TrainedConfig) -> Tokenizer:
         """The vocabulary of the training side."""
         folder = self.text.folder / f"learnt-{_digest(repr(config), self._sides())[:16]}"
-        table = read_json(folder / MANIFEST)
-        try:
-            if table is None:
-                raise Damage("no manifest")
-            check(folder, records(table.get("files")), thorough=self.request.thorough)
-            model = (folder / _MODEL).read_bytes()
-            return SentencePieceTokenizer(model, config.sentinels)
-        except Damage as damage:
-            if table is not None:
-                self.progress.note(f"data: the learnt vocabulary is damaged ({damage}); made anew")
         train = _side_text(self.text, self.split, held_out=False)
-        self.progress.begin("learning the vocabulary", train.num_bytes)
-        try:
-            chosen = sampled(self._told(train), train.num_bytes)
-            tokenizer = learn(chosen, config)
-        finally:
-            self.progress.end()
-        file = HashedFile(_fresh(folder) / _MODEL)
-        try:
-            file.write(tokenizer.content)
-            write_json(folder / MANIFEST, {"format": FORMAT, "files": plain([file.done()])})
-        finally:
-            file.close()
-        return tokenizer
-
-    def _told(self, documents: SideText) -> Iterator[tuple[int, bytes]]:
-        end = 0
-        for document in documents:
-            end += len(document)
-            self.progress.advance(len(document))
-            yield end, document
+        thorough = self.request.thorough
+        return learnt(config, (train,), folder, self.progress, thorough=thorough)
 
     def _sides(self) -> str:
         bounds, held_out = self.split.bounds, self.split.held_out

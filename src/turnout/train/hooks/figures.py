@@ -1,12 +1,12 @@
 """How the figures of a run read in one line; shared by the live display and the plain lines."""
 
-from turnout.config.train import CausalConfig, RunConfig
+from turnout.config.train import RunConfig, SpanConfig
 from turnout.train.report import Evaluation, Event, StepReport
 
 
 def bits_unit(run: RunConfig) -> str:
     """Bits per byte of text; for span corruption the bytes are the hidden ones."""
-    return "bits/byte" if run.objective.kind == CausalConfig.kind else "bits/hidden byte"
+    return "bits/hidden byte" if run.objective.kind == SpanConfig.kind else "bits/byte"
 
 
 def duration(seconds: float) -> str:
@@ -35,7 +35,9 @@ def evaluation_line(evaluation: Evaluation, unit: str) -> str:
     terms = ", ".join(f"{name} {value:.3f}" for name, value in evaluation.terms.items() if value)
     return (
         f"step {evaluation.step}: validation loss {evaluation.loss:.4f}, "
-        f"{evaluation.bits:.4f} {unit}" + (f" ({terms})" if terms else "")
+        f"{evaluation.bits:.4f} {unit}"
+        + (f" ({terms})" if terms else "")
+        + "".join(f"; {name} {loss:.4f}" for name, loss in evaluation.sources.items())
     )
 
 

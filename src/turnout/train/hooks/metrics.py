@@ -69,6 +69,7 @@ class MetricsWriter(Hook):
                 "balance": evaluation.balance,
                 "dropped": evaluation.dropped,
                 "seconds": round(evaluation.seconds, 3),
+                "sources": {name: finite(loss) for name, loss in evaluation.sources.items()},
             }
         )
 
