@@ -91,7 +91,7 @@ def _frame(curve: Curve, baselines: Mapping[str, float], size: tuple[int, int]) 
     high = max([*known, *means[len(means) // 10 :]], default=1.0)
     room = max(high - low, 0.1)
     steps = max((p.step for p in (*curve.training, *curve.validation)), default=1)
-    return Frame(max(low - 0.12 * room, 0), high + 0.14 * room, steps, size)
+    return Frame(max(low - 0.12 * room, 0.0), high + 0.14 * room, steps, size)
 
 
 def _rules(
