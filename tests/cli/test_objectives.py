@@ -46,6 +46,24 @@ def test_a_run_on_examples(turnout: Turnout, tiny: Tiny, sums: str, form: str) -
     assert "text_to_text reads .jsonl files of examples, and none is given" in wrong.err
 
 
+@pytest.mark.parametrize("form", ["causal", "span"])
+def test_examples_in_a_vocabulary_of_their_own(
+    turnout: Turnout, tiny: Tiny, sums: str, form: str
+) -> None:
+    lines = [{"inputs": f"add {i}", "targets": f"the sum is {i + i}"} for i in range(200)]
+    Path(sums).write_text("\n".join(map(json.dumps, lines)))
+    learnt = ("--data.tokenizer", "trained", "--data.tokenizer.vocab-size", "380")
+    options = ("--objective.kind", "text_to_text", "--data", sums, "--out", "run")
+    trained = turnout("train", *tiny[form], *learnt, *options)
+    assert trained.code == 0, trained.err
+    assert "tokens (sentencepiece)" in trained.out
+    assert [*Path("run/tokenizer").iterdir()]
+    generated = turnout("generate", "run", "--prompt", "add 7", "--max-new-tokens", "4")
+    assert generated.code == 0, generated.err
+    more = turnout("train", "--resume", "run", "--train.steps", "4")
+    assert more.code == 0, more.err
+
+
 def test_a_mixture_from_training_to_the_next_step(
     turnout: Turnout, tiny: Tiny, sums: str, tmp_path: Path
 ) -> None:
