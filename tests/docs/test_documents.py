@@ -107,6 +107,18 @@ def test_commands_run(
     assert main(["train"]) == 0  # runs/switch_demo, which documents begin with
     for name in ("first", "second"):
         shutil.copytree("runs/switch_demo", f"runs/{name}")
+    examples = "\n".join(
+        f'{{"inputs": "{n} and {n} are", "targets": "{2 * n}", "answer": "{2 * n}"}}'
+        for n in range(400)
+    )
+    for name in ("questions.jsonl", "other.jsonl"):
+        Path(name).write_text(examples)
+    # The small presets name the notes; a mixture has paths of its own.
+    mixture = "\n".join(blocks(document, "toml"))
+    alone = "[data]\npaths = []\n\n[data.mixture]"
+    Path("mixture.toml").write_text(mixture.replace("[data.mixture]", alone, 1))
+    shutil.copytree("notes", "letters")
+    shutil.copy("notes/01.txt", "postcards.txt")
     for command, *arguments in commands(document):
         if command == "make":
             assert arguments[0] in targets, arguments
