@@ -12,6 +12,7 @@ from turnout.moe.products import (
     BACKENDS,
     Choice,
     ProductShape,
+    _rounded,
     choose,
     grouped_product,
     usable,
@@ -22,6 +23,7 @@ COUNTS = {
     "empty experts": [0, 7, 0, 5],
     "all to one": [0, 0, 16, 0],
     "one row": [0, 1, 0, 0],
+    "uneven": [37, 0, 3, 100, 9],
     "none": [0, 0, 0, 0],
 }
 PAST = 3  # rows behind the last offset
@@ -125,11 +127,24 @@ def test_operators_keep_torch_library_s_rules(backend):
 def test_the_choice_gives_its_reason():
     cpu = ProductShape(64, 4, 8, 16, torch.float32, "cpu")
     assert choose(cpu) == Choice("slices", "fastest measured on CPUs")
+    half = replace(cpu, dtype=torch.bfloat16)
+    assert choose(half) == Choice("rounded", "fastest measured on CPUs in half precision")
     device = replace(cpu, device="cuda")
     assert choose(device).backend == "grouped_mm"
     for narrow in (replace(device, d_in=6), replace(device, dtype=torch.float64)):
         assert not usable("grouped_mm", narrow)
         assert choose(narrow).backend == "slices" and "grouped_mm takes no" in choose(narrow).why
+
+
+def test_rounding_leaves_few_sizes():
+    # Steps of a sixteenth of the next power of two, and of 8 at least: 100 of 128 goes up in
+    # steps of 8, 129 of 256 in steps of 16, 1000 of 1024 in steps of 64.
+    rows = [0, 1, 8, 9, 100, 129, 1000, 1024, 1025]
+    assert [_rounded(n, 5000) for n in rows] == [0, 8, 8, 16, 104, 144, 1024, 1024, 1152]
+    assert _rounded(1025, 1030) == 1030, "never more rows than there are"
+    sizes = {_rounded(n, 8192) for n in range(1, 8193)}
+    assert len(sizes) == 16 + 6 * 8  # 16 up to 128, then eight an octave
+    assert all(0 <= _rounded(n, 8192) - n < max(8, n / 8) for n in range(8193))
 
 
 @pytest.mark.parametrize("d_in", [3, 8])

@@ -73,9 +73,12 @@ class Choice:
 def choose(shape: ProductShape) -> Choice:
     """The backend for a shape, by static facts alone; docs/results/products.md has the times.
 
-    On CPUs ``slices`` is level with ``grouped_mm`` in float32 and mostly ahead in bfloat16;
-    ``padded_bmm`` leads for a few tiny shapes, and its memory grows with the most loaded expert.
+    On CPUs ``slices`` is level with ``grouped_mm`` in float32. In bfloat16 and float16 every new
+    number of rows makes oneDNN compile a kernel, and keep up to 1,024 of them: ``rounded`` meets
+    few numbers, in two to three times less time and without the memory.
     """
+    if shape.device == "cpu" and shape.dtype in (torch.bfloat16, torch.float16):
+        return Choice("rounded", "fastest measured on CPUs in half precision")
     if shape.device == "cpu":
         return Choice("slices", "fastest measured on CPUs")
     if not usable("grouped_mm", shape):
@@ -114,6 +117,51 @@ def _slices_outer(rows: Tensor, grad: Tensor, offsets: Tensor) -> Tensor:
     for matrix, end in zip(out.unbind(0), _ends(offsets), strict=True):
         if end > start:
             torch.mm(rows[start:end].t(), grad[start:end], out=matrix)
+        else:
+            matrix.zero_()
+        start = end
+    return out
+
+
+def _rounded(rows: int, most: int) -> int:
+    """Rows of a kernel for so many: eight sizes an octave, multiples of 8, at most ``most``."""
+    step = max(8, 1 << max(rows.bit_length() - 4, 0))
+    return min(-(-rows // step) * step, most)
+
+
+def _window(rows: Tensor, start: int, end: int, size: int) -> Tensor:
+    """A copy of ``rows[start:end]`` with zero rows behind, ``size`` in all."""
+    out = rows.new_empty(size, rows.shape[1])
+    out[: end - start] = rows[start:end]
+    out[end - start :].zero_()
+    return out
+
+
+def _rounded_slices(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+    total = rows.shape[0]
+    out = rows.new_empty(total, weight.shape[2])
+    start = 0
+    for matrix, end in zip(weight.unbind(0), _ends(offsets), strict=True):
+        size = _rounded(end - start, total)
+        if start + size > total:
+            out[start:end] = torch.mm(_window(rows, start, end, size), matrix)[: end - start]
+        elif end > start:
+            # What is written past ``end`` belongs to later experts, or to nobody, and is
+            # overwritten below.
+            torch.mm(rows[start : start + size], matrix, out=out[start : start + size])
+        start = end
+    out[start:].zero_()
+    return out
+
+
+def _rounded_outer(rows: Tensor, grad: Tensor, offsets: Tensor) -> Tensor:
+    out = rows.new_empty(offsets.shape[0], rows.shape[1], grad.shape[1])
+    start = 0
+    for matrix, end in zip(out.unbind(0), _ends(offsets), strict=True):
+        size = _rounded(end - start, rows.shape[0])
+        if end > start:
+            left, right = (_window(each, start, end, size) for each in (rows, grad))
+            torch.mm(left.t(), right, out=matrix)
         else:
             matrix.zero_()
         start = end
@@ -176,6 +224,7 @@ class Backend:
 
 BACKENDS: dict[ProductName, Backend] = {
     "slices": Backend(_slices, _slices_outer),
+    "rounded": Backend(_rounded_slices, _rounded_outer),
     "grouped_mm": Backend(_grouped_mm, _grouped_mm_outer),
     "padded_bmm": Backend(_padded_bmm, _padded_bmm_outer),
 }
