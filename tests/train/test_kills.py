@@ -1,5 +1,6 @@
-"""Kills at any moment and at each step of a save: one interval is lost at most."""
+"""Kills at any moment and at each step of a save, full disks: one interval is lost at most."""
 
+import errno
 import json
 import multiprocessing
 import random
@@ -20,6 +21,7 @@ from turnout.checkpoint.format import Checkpoint
 from turnout.checkpoint.read import load
 from turnout.config.train import RunConfig
 from turnout.train.hooks.metrics import MetricsWriter
+from turnout.train.report import StepReport
 from turnout.train.session import open_session
 from turnout.train.trainer import Trainer
 
@@ -185,6 +187,60 @@ def test_a_kill_within_a_save_loses_an_interval_at_most(
     with pytest.MonkeyPatch.context() as patch:
         fault(kind, at, patch)
         with pytest.raises(Killed):
+            train(config, tmp_path / "cut")
+    assert_resumes_exactly(config, tmp_path / "cut", whole)
+
+
+def full_after(room: int) -> Callable[[Path, bytes], None]:
+    """Writes files until ``room`` bytes are used up, and half of what does not fit."""
+    from turnout.checkpoint import write
+
+    left, original = [room], write._write_file
+
+    def limited(path: Path, data: bytes) -> None:
+        left[0] -= len(data)
+        if left[0] < 0:
+            path.write_bytes(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        original(path, data)
+
+    return limited
+
+
+@pytest.mark.parametrize("share", [0.0, 0.999, 1.5, 2.99])
+def test_a_full_disk_loses_an_interval_at_most(
+    config: RunConfig, whole: Path, tmp_path: Path, share: float
+) -> None:
+    """Full at the first save, at its index, and in and at the end of a later one."""
+    saved = folders.latest(whole)
+    size = sum(path.stat().st_size for path in saved.iterdir())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("turnout.checkpoint.write._write_file", full_after(int(share * size)))
+        with pytest.raises(OSError, match="No space left") as stop:
+            train(config, tmp_path / "cut")
+    assert stop.value.filename
+    assert_resumes_exactly(config, tmp_path / "cut", whole)
+
+
+def test_a_disk_that_fills_within_the_metrics_loses_an_interval_at_most(
+    config: RunConfig, whole: Path, tmp_path: Path
+) -> None:
+    count = [0]
+
+    def half(writer: MetricsWriter, report: StepReport) -> None:
+        count[0] += 1
+        if count[0] < 8:
+            original(writer, report)
+            return
+        assert writer._file is not None
+        writer._file.write('{"kind": "step", "st')
+        writer._file.flush()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    original = MetricsWriter.on_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MetricsWriter, "on_step", half)
+        with pytest.raises(OSError, match="No space left"):
             train(config, tmp_path / "cut")
     assert_resumes_exactly(config, tmp_path / "cut", whole)
 

@@ -23,8 +23,16 @@ from turnout.checkpoint.format import (
 )
 
 
-def save(folder: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+def save(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+    texts: Mapping[str, str] | None = None,
+) -> None:
     """Write whole tensors as one shard, and then the index that makes the folder a checkpoint.
+
+    Args:
+        texts: files for people to read, by name; nothing reads them back.
 
     Raises:
         CheckpointError: the folder already is a checkpoint.
@@ -32,7 +40,7 @@ def save(folder: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -
     """
     pieces = [Piece(name, (0,) * t.dim(), t) for name, t in tensors.items()]
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    save_shards(folder, [pieces], shapes, meta)
+    save_shards(folder, [pieces], shapes, meta, texts)
 
 
 def save_shards(
@@ -40,6 +48,7 @@ def save_shards(
     shards: Sequence[Sequence[Piece]],
     shapes: Mapping[str, tuple[int, ...]],
     meta: Mapping[str, Any],
+    texts: Mapping[str, str] | None = None,
 ) -> None:
     """Write pieces as they are spread over shards; ``shapes`` are those of the whole tensors."""
     folder = Path(folder)
@@ -57,6 +66,8 @@ def save_shards(
             dtypes[piece.name] = dtype_name(piece.tensor.dtype)
             entry = PieceEntry(file, piece.key, piece.offset, tuple(piece.tensor.shape))
             entries[piece.name].append(entry)
+    for name, text in (texts or {}).items():
+        _write_file(folder / name, text.encode())
     _sync_folder(folder)
     tensors = {
         name: TensorEntry(tuple(shapes[name]), dtypes[name], tuple(entries[name]))

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import final
 
@@ -28,6 +27,7 @@ from turnout.config.errors import UserError
 from turnout.train.hooks.base import End, Hook, Start
 from turnout.train.hooks.plain import PlainLines
 from turnout.train.hooks.starts import StartsWriter
+from turnout.train.machine import package_version, processor
 from turnout.train.report import Evaluation, Event, StepReport, finite
 from turnout.train.session import Session, open_session, saved_config
 from turnout.train.trainer import Trainer
@@ -135,17 +135,6 @@ def _maxrss() -> int | None:
     return most if sys.platform == "darwin" else 1024 * most
 
 
-def processor() -> str:
-    """The processor's name, and how many of them this process may use."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        pass  # not Linux, or a processor without a name there
-    return f"{name}, {os.cpu_count()} processors"
-
-
 def _outcome(session: Session, first: int, seconds: float, failed: str) -> Outcome:
     return Outcome(
         step=session.state.step,
@@ -154,21 +143,14 @@ def _outcome(session: Session, first: int, seconds: float, failed: str) -> Outco
         peak_memory=peak_memory(),
         threads=torch.get_num_threads(),
         dtype=str(session.dtype).removeprefix("torch."),
-        processor=processor(),
+        processor=f"{processor()}, {os.cpu_count()} processors",
         python=platform.python_version(),
         torch=torch.__version__,
-        turnout=_version(),
+        turnout=package_version("turnout"),
         text_sha256=session.data.summary.sha256,
         text=session.data.summary.text(),
         failed=failed,
     )
-
-
-def _version() -> str:
-    try:
-        return version("turnout")
-    except PackageNotFoundError:  # run from a source folder alone
-        return "not installed"
 
 
 def _channel() -> Say:

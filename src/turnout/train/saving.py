@@ -7,6 +7,7 @@ from turnout.checkpoint.write import save
 from turnout.config.train import RunConfig
 from turnout.data.pipeline import Data
 from turnout.data.tokenizers.load import save as keep_tokenizer
+from turnout.train.card import CARD, model_card
 from turnout.train.guards import all_finite
 from turnout.train.state import TrainState, export
 
@@ -30,7 +31,8 @@ def save_state(run: Path, state: TrainState, config: RunConfig, data: Data) -> P
     folders.clear(folder)
     keep_tokenizer(data.tokenizer, run)
     source = {"text": data.summary.sha256, "tokenizer": data.tokenizer.fingerprint}
-    save(folder, tensors, {**meta, **source})
+    card = model_card(state, config, data.summary)
+    save(folder, tensors, {**meta, **source}, {CARD: card})
     best = state.control.best
     folders.prune(run, KEEP_CHECKPOINTS, None if best is None else best.step)
     return folder
