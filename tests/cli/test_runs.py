@@ -1,17 +1,19 @@
 """Whole runs through the command line: train, resume, evaluate, generate."""
 
+import errno
 import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from turnout.checkpoint import folders
+from turnout.checkpoint import folders, write
+from turnout.checkpoint.format import Piece, ShardEntry
 from turnout.checkpoint.read import load
 from turnout.cli.samples import blanked, filled
 from turnout.data.tokenizers import ByteTokenizer
@@ -158,3 +160,29 @@ def test_what_the_disk_refuses_is_one_line(turnout: Turnout, tiny: Tiny, tmp_pat
     assert refused.err.count("\n") == 1 and "file" in refused.err
     braces = turnout("train", *tiny["causal"], "--out", "runs/{x}")
     assert braces.code == 0 and (tmp_path / "runs" / "{x}" / "metrics.jsonl").is_file()
+
+
+@pytest.mark.parametrize(
+    ("room", "left"), [(0, "nothing was saved"), (2, "the run is kept up to step 2; to go on")]
+)
+def test_a_full_disk_is_one_line_and_loses_little(
+    turnout: Turnout, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, room: int, left: str
+) -> None:
+    """Full at the first checkpoint, and at the third: those of steps 0 and 2 are there."""
+    written, original = [0], write._write_shard
+
+    def limited(path: Path, pieces: Sequence[Piece]) -> ShardEntry:
+        written[0] += 1
+        if written[0] > room:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(path, pieces)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write, "_write_shard", limited)
+        full = turnout("train", *tiny["causal"], "--out", "run")
+    assert full.code == 2 and full.err.count("\n") == 1
+    assert full.err.startswith("error: No space left on device while writing to run; ")
+    assert left in full.err
+    if room:
+        assert turnout("train", "--resume", "run").code == 0

@@ -59,7 +59,7 @@ def test_an_empty_environment_trains_with_the_wheel(wheel: Path, tmp_path: Path)
     assert "order-5 n-gram" in trained
     # Pictures are an extra, and the end of a run says how to have them.
     assert "no picture was drawn; for one: pip install 'turnout[pictures]'" in trained
-    assert "bits per byte" in run([turnout, "eval", "runs/switch_demo"], tmp_path)
+    assert "bits/byte" in run([turnout, "eval", "runs/switch_demo"], tmp_path)
     prompt = ("--prompt", "def ", "--max-new-tokens", "4")
     assert run([turnout, "generate", "runs/switch_demo", *prompt], tmp_path).startswith("def ")
     run([turnout, "report", "runs/switch_demo"], tmp_path)

@@ -155,9 +155,25 @@ def _train(
     except Interrupted as stop:
         print(f"{stop}; to go on: {command()} train --resume {folder}", file=sys.stderr)
         return 128 + stop.signal
+    except OSError as error:  # a full disk, most likely
+        raise UserError(_kept(error, folder)) from error
     bits = baselines(config.objective, session.data)
     print(closing(session, evaluation, folder, bits, lambda: _picture(folder, bits)), end="")
     return 0
+
+
+def _kept(error: OSError, folder: Path) -> str:
+    """What went wrong with a file, and what is left of the run."""
+    from turnout.checkpoint import folders
+
+    where = f": {error.filename}" if error.filename else f" while writing to {folder}"
+    steps = folders.saved_steps(folder)
+    if not steps:
+        return f"{error.strerror or error}{where}; nothing was saved"
+    return (
+        f"{error.strerror or error}{where}; the run is kept up to step {steps[-1][0]}; to go on "
+        f"when that is mended: {command()} train --resume {folder}"
+    )
 
 
 def _trackers(folder: Path, names: Sequence[str]) -> "list[Hook]":
