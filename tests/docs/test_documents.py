@@ -26,6 +26,7 @@ SMALL = {
     "train.eval_rows": "4",
     "train.micro_batches": "1",
     "train.steps": "3",
+    "train.eval_every": "1",
     "train.threads": "1",
     "train.dtype": "float32",
 }
