@@ -20,3 +20,13 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve files of Python, each of forty short functions."""
+    folder = tmp_path_factory.mktemp("text")
+    for number in range(12):
+        lines = [f"def f{number}_{i}(x):\n    return x + {i * number}\n" for i in range(40)]
+        (folder / f"{number:02d}.py").write_text("\n".join(lines))
+    return folder

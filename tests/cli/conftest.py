@@ -37,15 +37,6 @@ def turnout(
     return run
 
 
-@pytest.fixture(scope="session")
-def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    for number in range(12):
-        lines = [f"def f{number}_{i}(x):\n    return x + {i * number}\n" for i in range(40)]
-        (folder / f"{number:02d}.py").write_text("\n".join(lines))
-    return folder
-
-
 @pytest.fixture
 def tiny(text_folder: Path) -> dict[str, tuple[str, ...]]:
     """Options that make ``switch_tiny`` train in a second, by objective."""

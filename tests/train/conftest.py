@@ -10,15 +10,6 @@ from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.train import DataConfig, RunConfig
 
 
-@pytest.fixture(scope="session")
-def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    for number in range(12):
-        lines = [f"def f{number}_{i}(x):\n    return x + {i * number}\n" for i in range(12)]
-        (folder / f"{number:02d}.py").write_text("\n".join(lines))
-    return folder
-
-
 @pytest.fixture(params=["causal", "span"])
 def tiny_run(request: pytest.FixtureRequest, text_folder: Path) -> RunConfig:
     """Width 32, 2 layers (or 2 + 2), 4 experts, dropout on, float32, one thread, 6 steps."""

@@ -11,7 +11,7 @@ from jaxtyping import Integer
 
 from turnout.config.errors import UserError, nearest
 from turnout.data.tokenizers.base import Tokenizer
-from turnout.data.tokenizers.sentinels import counted
+from turnout.data.tokenizers.sentinels import Numbering, counted
 
 _PAD = ("<pad>", "[PAD]", "<|pad|>", "<|padding|>")
 _EOS = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "[EOS]", "[SEP]")
@@ -96,23 +96,19 @@ class JsonTokenizer(Tokenizer):
         return self._specials["unk"]
 
     @cached_property
-    def _own_sentinels(self) -> int:
-        return counted(self._library.token_to_id, self._size, -1)
-
-    @property
-    def _keeps_own(self) -> bool:
-        return self._own_sentinels > 0 and max(self._specials.values()) < self._size
+    def _numbering(self) -> Numbering:
+        own = counted(self._library.token_to_id, self._size, -1)
+        return Numbering(self._size, self._specials, own, self.sentinels)
 
     @cached_property
     def vocab_size(self) -> int:
         """See ``Tokenizer.vocab_size``; holes in the file's numbering count."""
-        above = max(self._size, 1 + max(self._specials.values()))
-        return above if self._keeps_own else above + self.sentinels
+        return self._numbering.vocab_size
 
     @property
     def num_sentinels(self) -> int:
         """See ``Tokenizer.num_sentinels``."""
-        return self._own_sentinels if self._keeps_own else self.sentinels
+        return self._numbering.num_sentinels
 
     @property
     def content(self) -> bytes:

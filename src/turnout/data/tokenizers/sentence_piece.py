@@ -12,7 +12,7 @@ from jaxtyping import Integer
 from turnout.config.errors import UserError
 from turnout.data.tokenizers.base import Tokenizer
 from turnout.data.tokenizers.cut import parts
-from turnout.data.tokenizers.sentinels import counted
+from turnout.data.tokenizers.sentinels import Numbering, counted
 
 SPACE = "\u2581"  # what stands for a space inside pieces
 # Longer text is encoded in parts: the time of byte-pair encoding grows faster than its length.
@@ -56,8 +56,9 @@ class SentencePieceTokenizer(Tokenizer):
         return int(self._pieces.get_piece_size())
 
     @cached_property
-    def _own_sentinels(self) -> int:
-        return counted(self._pieces.piece_to_id, self._size, self._pieces.unk_id())
+    def _numbering(self) -> Numbering:
+        own = counted(self._pieces.piece_to_id, self._size, self._pieces.unk_id())
+        return Numbering(self._size, self._added, own, self.sentinels)
 
     @property
     def pad(self) -> int:
@@ -77,13 +78,12 @@ class SentencePieceTokenizer(Tokenizer):
     @cached_property
     def vocab_size(self) -> int:
         """See ``Tokenizer.vocab_size``."""
-        above = max(self._size, 1 + max(self._added.values()))
-        return above if self._keeps_own else above + self.sentinels
+        return self._numbering.vocab_size
 
     @property
     def num_sentinels(self) -> int:
         """See ``Tokenizer.num_sentinels``."""
-        return self._own_sentinels if self._keeps_own else self.sentinels
+        return self._numbering.num_sentinels
 
     @property
     def content(self) -> bytes:
@@ -123,11 +123,6 @@ class SentencePieceTokenizer(Tokenizer):
             )
             for document in pieces
         ]
-
-    @property
-    def _keeps_own(self) -> bool:
-        """Sentinels count from the vocabulary's last id: own ones below an added id do not."""
-        return self._own_sentinels > 0 and max(self._added.values()) < self._size
 
     @cached_property
     def _space(self) -> list[int]:
