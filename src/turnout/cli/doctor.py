@@ -1,7 +1,7 @@
 """``turnout doctor``: versions, threads, dtypes, and the product backend of each shape."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -46,42 +46,53 @@ def _hardware() -> list[str]:
 
 
 def _products(rows: int) -> list[str]:
-    """A line a shape: what ``auto`` takes and why, and every backend's time, measured now."""
+    """A line a shape: every backend's time, measured now, and what ``auto`` takes and why."""
     import torch
 
     from turnout.moe import products
 
-    lines = ["grouped product, forward and backward, milliseconds (measured now, best of 3):"]
+    lines = [
+        "grouped product, forward and backward, milliseconds (measured now, best of 3, other loads "
+        "of the experts each time):"
+    ]
+    generator = torch.Generator().manual_seed(0)  # one for all: no backend sees another's loads
     for experts, d_in, d_out in ((8, 128, 512), (64, 128, 512), (8, 512, 2048)):
         for dtype in (torch.float32, torch.bfloat16):
             shape = products.ProductShape(rows, experts, d_in, d_out, dtype, "cpu")
-            choice = products.choose(shape)
             usable = [name for name in products.BACKENDS if products.usable(name, shape)]
-            times = ", ".join(f"{name} {_milliseconds(shape, name):.1f}" for name in usable)
-            lines.append(
-                f"  E={experts} {d_in}x{d_out} {str(dtype).removeprefix('torch.')}, {rows} rows: "
-                f"{times}; auto takes {choice.backend}: {choice.why}"
-            )
+            times = {name: _milliseconds(shape, name, generator) for name in usable}
+            lines.append(_product_line(shape, times, products.choose(shape)))
     return lines
 
 
-def _milliseconds(shape: Any, backend: Any) -> float:
+def _product_line(shape: Any, times: Mapping[Any, float], choice: Any) -> str:
+    fastest = min(times, key=times.__getitem__)
+    here = "" if fastest == choice.backend else f"; here and now {fastest} was faster"
+    measured = ", ".join(f"{name} {time:.1f}" for name, time in times.items())
+    return (
+        f"  E={shape.num_experts} {shape.d_in}x{shape.d_out} "
+        f"{str(shape.dtype).removeprefix('torch.')}, {shape.rows} rows: {measured}; auto takes "
+        f"{choice.backend}: {choice.why}{here}"
+    )
+
+
+def _milliseconds(shape: Any, backend: Any, generator: Any) -> float:
     import time
 
     import torch
 
     from turnout.moe.products import grouped_product
 
-    generator = torch.Generator().manual_seed(0)
     size = (shape.num_experts, shape.d_in, shape.d_out)
     rows = torch.randn(shape.rows, shape.d_in, generator=generator).to(shape.dtype)
     weight = torch.randn(size, generator=generator).to(shape.dtype)
-    each = shape.rows // shape.num_experts
-    offsets = (torch.arange(1, shape.num_experts + 1) * each).to(torch.int32)
     rows.requires_grad_()
     weight.requires_grad_()
     best = float("inf")
     for _ in range(4):  # the first warms up
+        # Routing never repeats its loads, and kernels are compiled for each number of rows.
+        shares = torch.softmax(0.5 * torch.randn(shape.num_experts, generator=generator), dim=0)
+        offsets = (shares.cumsum(0) * shape.rows).clamp(max=shape.rows).to(torch.int32)
         started = time.perf_counter()
         out = grouped_product(rows, weight, offsets, backend)
         torch.autograd.grad(out, (rows, weight), torch.ones_like(out))
