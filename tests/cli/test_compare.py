@@ -40,7 +40,10 @@ def test_a_comparison_of_two_runs(turnout: Turnout, text_folder: Path, tmp_path:
     assert "2 runs in runs/compare-switch_tiny; to go on after a stop" in first.out
     assert "run 2 of 2 | experts-4-lr0.001-seed1 | step 3/3 | done" in first.out
     assert "experts-4 against dense: " in first.out
-    assert "next: turnout probe runs/compare-switch_tiny/runs/experts-4-lr0.001-seed1" in first.out
+    runs = "runs/compare-switch_tiny/runs"
+    both = f"{runs}/experts-4-lr0.001-seed1 {runs}/dense-lr0.001-seed1"
+    assert f"next: turnout report {both}" in first.out
+    assert turnout("report", *both.split()).code == 0
     assert json.loads((folder / "comparison.json").read_text())["protocol"]["compare"]["seeds"] == 1
     assert "Command: `turnout compare switch_tiny --data" in (folder / "comparison.md").read_text()
     assert (folder / "comparison.png").is_file()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from turnout.cli.arguments import Parser, command, flat, split_dotted
 from turnout.cli.resolve import add_options, resolve_over
 from turnout.config import io
-from turnout.config.arms import arms, count_runs, main_arm, total_flops
+from turnout.config.arms import DENSE, arms, count_runs, main_arm, total_flops
 from turnout.config.compare import (
     BASELINES,
     TABLE,
@@ -176,7 +176,8 @@ def _closing(done: "Conducted") -> str:
 
     comparison = done.comparison
     pictures = ", ".join(map(str, done.pictures))
-    main = comparison.arm(main_arm(comparison.protocol).name).seeds[0].run
+    both = (main_arm(comparison.protocol).name, DENSE)
+    runs = " ".join(str(done.folder / RUNS / comparison.arm(arm).seeds[0].run) for arm in both)
     lines = [
         "",
         *map(speed_line, comparison.pairs),
@@ -188,6 +189,6 @@ def _closing(done: "Conducted") -> str:
         f"pictures: {pictures}"
         if pictures
         else f"no picture was drawn; for some: {INSTALL}, then the same command again",
-        f"next: {command()} probe {done.folder / RUNS / main}",
+        f"next: {command()} report {runs}",
     ]
     return "\n".join(lines) + "\n"
