@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from turnout.checkpoint import folders
-from turnout.checkpoint.format import INDEX, CheckpointError, Piece
+from turnout.checkpoint.format import INDEX, CheckpointError, Piece, signed
 from turnout.checkpoint.read import load, load_meta, match
 from turnout.checkpoint.write import save, save_shards
 
@@ -98,7 +98,7 @@ def _edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
         data = json.loads((folder / INDEX).read_text())
         change(data)
-        (folder / INDEX).write_text(json.dumps(data))
+        (folder / INDEX).write_text(json.dumps(signed(data)))
 
     return apply
 
@@ -128,6 +128,24 @@ def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], None], message
     with pytest.raises(CheckpointError, match=message) as caught:
         load(tmp_path / "c")
     assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=200, deadline=None)
+@given(place=st.integers(0, 10**6), bit=st.integers(0, 7))
+def test_a_flipped_bit_of_the_index_is_noticed(place: int, bit: int) -> None:
+    """Anywhere: what still loads is what was saved."""
+    meta = {"step": 3, "rate": 0.25, "names": ["x", None]}
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder), _tensors(), meta)
+        data = bytearray((Path(folder) / INDEX).read_bytes())
+        data[place % len(data)] ^= 1 << bit
+        (Path(folder) / INDEX).write_bytes(bytes(data))
+        try:
+            found = load(Path(folder))
+        except CheckpointError as error:
+            assert "\n" not in str(error)
+            return
+        assert found.meta == meta and found.tensors.keys() == _tensors().keys()
 
 
 def test_a_save_that_dies_before_the_rename_leaves_no_checkpoint(

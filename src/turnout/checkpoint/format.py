@@ -5,8 +5,10 @@ pieces at offsets; one process is the case of one shard that holds every tensor 
 are safetensors, everything else is JSON, and nothing is ever unpickled.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from turnout.config.errors import UserError
 
 INDEX = "index.json"
 FORMAT = "turnout"
-VERSION = 1
+VERSION = 2
 
 
 class CheckpointError(UserError):
@@ -68,26 +70,33 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Index:
-    """The content of index.json; ``meta`` is whatever JSON the writer adds."""
+    """The content of index.json; ``meta`` is whatever JSON the writer adds.
+
+    The file also holds its own SHA-256, so that a flipped bit in a number is noticed too.
+    """
 
     shards: Mapping[str, ShardEntry]
     tensors: Mapping[str, TensorEntry]
     meta: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "shards": {name: asdict(entry) for name, entry in self.shards.items()},
-            "tensors": {name: asdict(entry) for name, entry in self.tensors.items()},
-            "meta": dict(self.meta),
-        }
+        return signed(
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "shards": {name: asdict(entry) for name, entry in self.shards.items()},
+                "tensors": {name: asdict(entry) for name, entry in self.tensors.items()},
+                "meta": dict(self.meta),
+            }
+        )
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "Index":
         """Raises KeyError, TypeError or ValueError on anything malformed."""
         if data["format"] != FORMAT or data["version"] != VERSION:
             raise ValueError(f"format {data['format']!r} version {data['version']!r}")
+        if signed(data) != data:
+            raise ValueError("it does not have its SHA-256: the checkpoint is damaged")
         return Index(
             shards={name: ShardEntry(**entry) for name, entry in data["shards"].items()},
             tensors={name: _tensor_entry(entry) for name, entry in data["tensors"].items()},
@@ -101,6 +110,13 @@ class Checkpoint:
 
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
+
+
+def signed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with the SHA-256 of everything else in it, in an order of its own."""
+    rest = {name: value for name, value in content.items() if name != "sha256"}
+    digest = sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return {**rest, "sha256": digest}
 
 
 def dtype_name(dtype: torch.dtype) -> str:

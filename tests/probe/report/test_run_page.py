@@ -16,6 +16,7 @@ from tests.probe.report.cases import (
     step,
 )
 from turnout.checkpoint import folders
+from turnout.checkpoint.format import signed
 from turnout.cli.main import main
 from turnout.probe import report
 from turnout.probe.report.records import json_lines
@@ -132,7 +133,7 @@ def test_without_its_text_the_rest_is_shown(runs: Runs, tmp_path: Path):
     index = folders.latest(run) / "index.json"
     saved = json.loads(index.read_text())
     saved["meta"]["config"]["data"]["paths"] = [str(tmp_path / "gone")]
-    index.write_text(json.dumps(saved))
+    index.write_text(json.dumps(signed(saved)))
     page = report.write(run)
     (notice,) = document(page)["notices"]
     assert notice.startswith("Held-out text was not read: ")
