@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +76,15 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
         assert torch.equal(tensor, two.tensors[name]), name
 
 
+@pytest.fixture
+def usual_interrupt() -> Iterator[None]:
+    """What runs in the background of a shell starts with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual_interrupt")
 def test_a_second_signal_acts_as_usual() -> None:
     with pytest.raises(KeyboardInterrupt), stop_requests() as request:
         os.kill(os.getpid(), signal.SIGINT)
