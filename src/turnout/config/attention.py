@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from turnout.config.errors import require
+from turnout.config.errors import check_words, require
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class AttentionConfig:
     qk_norm: Literal["none", "head", "full"] = "none"
 
     def __post_init__(self) -> None:
+        check_words(self, "attention")
         require(self.num_heads >= 1, "attention.num_heads", self.num_heads, "at least 1")
         require(self.head_dim >= 1, "attention.head_dim", self.head_dim, "at least 1")
         require(

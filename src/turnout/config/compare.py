@@ -12,7 +12,7 @@ from typing import Any, Literal
 import tomli_w
 
 from turnout.config import io
-from turnout.config.errors import ConfigError, UserError, require
+from turnout.config.errors import ConfigError, UserError, check_words, require
 from turnout.config.optimizers import AdamWConfig
 from turnout.config.train import RunConfig
 
@@ -81,6 +81,7 @@ class CompareConfig:
     weight_decay: Decayed | None = None
 
     def __post_init__(self) -> None:
+        check_words(self, "compare")
         for rate in self.learning_rates:
             require(0 < rate < math.inf, "compare.learning_rates", rate, "above 0")
         for count in self.experts:

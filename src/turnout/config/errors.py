@@ -3,6 +3,8 @@
 import difflib
 import math
 from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any, Literal, get_args, get_origin
 
 
 class UserError(ValueError):
@@ -51,6 +53,22 @@ def positive(field: str, value: float) -> None:
 def not_negative(field: str, value: float) -> None:
     """Raise ``ConfigError`` unless ``value`` is at least zero and finite."""
     require(0 <= value < math.inf, field, value, "at least 0")
+
+
+def check_words(config: Any, path: str) -> None:
+    """Raise ``ConfigError`` unless every field that takes one of some words has one of them.
+
+    Args:
+        config: a dataclass instance; called first in its ``__post_init__``.
+        path: what its fields stand under.
+    """
+    for field in fields(config):
+        words = get_args(field.type) if get_origin(field.type) is Literal else ()
+        value = getattr(config, field.name)
+        if words and value not in words:
+            hint = nearest(value, words) if isinstance(value, str) else ""
+            fix = hint if hint.startswith("did") else ""
+            raise ConfigError(f"{path}.{field.name}", value, f"one of {', '.join(words)}", fix)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

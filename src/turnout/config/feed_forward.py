@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from turnout.config.errors import require
+from turnout.config.errors import check_words, require
 
 Activation = Literal["relu", "gelu", "geglu", "swiglu"]
 HiddenBias = Literal["none", "additive", "multiplicative"]
@@ -25,6 +25,7 @@ class FeedForwardConfig:
     hidden_bias: HiddenBias = "none"
 
     def __post_init__(self) -> None:
+        check_words(self, "feed_forward")
         require(self.d_ff >= 1, "feed_forward.d_ff", self.d_ff, "at least 1")
 
     @property

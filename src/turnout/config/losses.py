@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from turnout.config.errors import not_negative
+from turnout.config.errors import check_words, not_negative
 
 BalanceVariant = Literal[
     "switch",
@@ -39,5 +39,6 @@ class LossConfig:
     layers: Literal["sum", "mean"] = "sum"
 
     def __post_init__(self) -> None:
+        check_words(self, "losses")
         for name in ("balance", "router_z", "importance", "load", "head_z"):
             not_negative(f"losses.{name}", getattr(self, name))

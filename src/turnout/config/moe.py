@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
-from turnout.config.errors import ConfigError, require
+from turnout.config.errors import ConfigError, check_words, require
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.routers import RouterConfig, SwitchRouter
 
@@ -106,6 +106,7 @@ class MoEConfig:
     product: ProductName = "auto"
 
     def __post_init__(self) -> None:
+        check_words(self, "moe")
         require(self.num_experts >= 1, "moe.num_experts", self.num_experts, "at least 1")
         k = self.router.candidates
         require(

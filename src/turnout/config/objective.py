@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from turnout.config.errors import require
+from turnout.config.errors import check_words, require
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class TextToTextConfig:
     visible_inputs: bool = False
 
     def __post_init__(self) -> None:
+        check_words(self, "objective")
         require(bool(self.inputs), "objective.inputs", self.inputs, "the name of a field")
         require(
             bool(self.targets) and self.targets != self.inputs,

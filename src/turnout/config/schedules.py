@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from turnout.config.errors import require
+from turnout.config.errors import check_words, require
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class WarmupStableDecay:
     shape: Literal["linear", "sqrt"] = "linear"
 
     def __post_init__(self) -> None:
+        check_words(self, "schedule")
         require(self.warmup >= 0, "schedule.warmup", self.warmup, "at least 0")
         require(0 <= self.decay <= 1, "schedule.decay", self.decay, "in [0, 1], a share of the run")
         require(0 <= self.floor <= 1, "schedule.floor", self.floor, "in [0, 1]")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from turnout.config.errors import require
+from turnout.config.errors import check_words, require
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class TrainedConfig:
     sentinels: int = 100
 
     def __post_init__(self) -> None:
+        check_words(self, "data.tokenizer")
         _check("trained", self.sentinels)
         least = 3 + 256 + self.sentinels + 1
         require(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from turnout.config.errors import ConfigError, not_negative, require
+from turnout.config.errors import ConfigError, check_words, not_negative, require
 from turnout.config.guards import AlarmConfig, GuardConfig
 from turnout.config.losses import LossConfig
 from turnout.config.mixture import MixtureConfig
@@ -81,6 +81,7 @@ class TrainConfig:
     expert_gradient: Literal["full", "inverse_sqrt"] = "full"
 
     def __post_init__(self) -> None:
+        check_words(self, "train")
         whole = ("steps", "batch_rows", "micro_batches", "eval_every", "eval_rows", "save_every")
         for name in whole:
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")

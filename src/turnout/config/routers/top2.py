@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from turnout.config.errors import require
+from turnout.config.errors import check_words, require
 from turnout.config.routers.exploration import Argmax, Exploration
 
 GSHARD_THRESHOLD = 0.5  # GShard keeps the second expert when 2 * g2 > U(0, 1)
@@ -26,6 +26,7 @@ class Top2Router:
     exploration: Exploration = field(default_factory=Argmax)
 
     def __post_init__(self) -> None:
+        check_words(self, "router")
         require(self.threshold > 0, "router.threshold", self.threshold, "above 0")
 
     @property

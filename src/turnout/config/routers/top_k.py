@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from turnout.config.errors import require
+from turnout.config.errors import check_words, require
 from turnout.config.routers.exploration import Argmax, Exploration
 
 CombineWeights = Literal["raw", "renormalised", "softmax_of_selected"]
@@ -25,6 +25,7 @@ class TopKRouter:
     exploration: Exploration = field(default_factory=Argmax)
 
     def __post_init__(self) -> None:
+        check_words(self, "router")
         require(self.k >= 1, "router.k", self.k, "at least 1")
         # One normalised weight is always 1: the language loss would never reach the router.
         require(
