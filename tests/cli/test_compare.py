@@ -34,18 +34,20 @@ def small(text: Path, steps: int, eval_every: int, save_every: int) -> tuple[str
 
 def test_a_comparison_of_two_runs(turnout: Turnout, text_folder: Path, tmp_path: Path) -> None:
     given = ("compare", *small(text_folder, 3, 1, 3), "--rates", "1e-3")
-    first = turnout(*given, "--seeds", "1")
+    first = turnout(*given, "--seeds", "1", "--jobs", "2")
     assert first.code == 0, first.err
     folder = tmp_path / "runs" / "compare-switch_tiny"
     assert "2 runs in runs/compare-switch_tiny; to go on after a stop" in first.out
-    assert "run 2 of 2 | experts-4-lr0.001-seed1 | step 3/3 | done" in first.out
+    assert "| experts-4-lr0.001-seed1 | step 3/3 | done" in first.out
     assert "experts-4 against dense: " in first.out
     runs = "runs/compare-switch_tiny/runs"
     both = f"{runs}/experts-4-lr0.001-seed1 {runs}/dense-lr0.001-seed1"
     assert f"next: turnout report {both}" in first.out
     assert turnout("report", *both.split()).code == 0
     assert json.loads((folder / "comparison.json").read_text())["protocol"]["compare"]["seeds"] == 1
-    assert "Command: `turnout compare switch_tiny --data" in (folder / "comparison.md").read_text()
+    page = (folder / "comparison.md").read_text()
+    assert "Command: `turnout compare switch_tiny --data" in page
+    assert "; up to 2 runs at once, which slows their clocks alike." in page
     assert (folder / "comparison.png").is_file()
 
     second = turnout(*given, "--seeds", "1")
@@ -98,6 +100,30 @@ def test_kill_9_in_the_second_run_and_go_on(
     assert [pair["seeds"] for pair in table["speed_ups"]] == [[1, 2]]
 
 
+@pytest.mark.slow
+def test_ctrl_c_stops_both_of_two_at_once(
+    turnout: Turnout, text_folder: Path, tmp_path: Path
+) -> None:
+    options = (*small(text_folder, 300, 100, 50), "--rates", "1e-3", "--seeds", "1", "--out", "c")
+    command = [sys.executable, "-m", "turnout", "compare", *options, "--jobs", "2"]
+    runs = [tmp_path / "c" / "runs" / f"{arm}-lr0.001-seed1" for arm in ("dense", "experts-4")]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, process_group=0
+    )
+    while not all((run / "checkpoints" / "step-00000050" / "index.json").exists() for run in runs):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130 and said.startswith("interrupted; what is done is kept in c: ")
+    assert not any((run / "result.json").exists() for run in runs)
+    # Nothing works there any more, so that the same command takes the folder at once.
+    done = turnout("compare", *options)
+    assert done.code == 0, done.err
+    for run in runs:
+        assert 50 <= json.loads((run / "result.json").read_text())["first_step"] < 300
+
+
 def test_a_dry_run_is_a_protocol(turnout: Turnout, tmp_path: Path) -> None:
     result = turnout(
         *("compare", "switch_tiny", "--experts", "2", "4", "8", "16", "32", "--dry-run"),
@@ -143,6 +169,7 @@ def test_a_runs_file_is_a_comparisons(turnout: Turnout, tmp_path: Path) -> None:
     [
         (("--dense",), "compare takes no --dense: the dense twin is derived"),
         (("t5_small",), "compare: the model of t5_small is dense"),
+        (("--jobs", "0"), "--jobs = 0: must be at least 1"),
         (("--seeds", "0"), "compare.seeds = 0: must be in 1 .. 1000"),
         (("--seeds", "x"), "compare.seeds = 'x': must be a whole number"),
         (("--rates", "0"), "compare.learning_rates = 0.0: must be above 0"),
@@ -192,7 +219,7 @@ def test_a_line_of_progress() -> None:
 def test_the_commands_of_the_documentation(turnout: Turnout) -> None:
     page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()
     commands = [text for text in page.splitlines() if text.startswith("turnout compare ")]
-    assert len(commands) == 5
+    assert len(commands) == 6
     for text in commands:
         words = [word for word in shlex.split(text, comments=True)[1:] if word != "--dry-run"]
         result = turnout(*words, "--dry-run")

@@ -4,7 +4,6 @@ import json
 import math
 import struct
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -213,16 +212,3 @@ def test_without_the_pictures_extra_the_page_has_none(tmp_path, monkeypatch):
     monkeypatch.setattr("turnout.compare.conduct.available", lambda: False)
     done = conduct(protocol(), tmp_path, print, "x", Launcher(curve))
     assert done.pictures == () and "![" not in done.page.read_text()
-
-
-def test_the_program_of_the_documentation(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-
-    def trained_by_us(given, folder, say, launch):
-        return run_all(given, folder, say, Launcher(curve))
-
-    monkeypatch.setattr("turnout.compare.conduct.run_all", trained_by_us)
-    page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()
-    exec(page.split("```python\n")[1].split("```")[0], {})
-    assert "Spread(median=Ratio(" in capsys.readouterr().out
-    assert (tmp_path / "runs" / "mine" / "comparison.md").is_file()

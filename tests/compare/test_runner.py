@@ -1,6 +1,8 @@
 """Which runs are trained, in which order, and what a second call finds."""
 
 import math
+import threading
+import time
 
 import pytest
 
@@ -225,3 +227,55 @@ def test_more_arms_share_the_folder(tmp_path):
         *("dense-lr0.001-seed1", "experts-4-lr0.001-seed1", "dense-wider-lr0.001-seed1"),
         *("dense-lr0.001-seed2", "experts-4-lr0.001-seed2"),
     ]
+
+
+def test_two_at_once_come_to_the_same(tmp_path):
+    one, both, said = Launcher(falling), Launcher(falling), []
+    meeting = threading.Barrier(2, timeout=60)
+
+    def together(folder, lock, tell):
+        meeting.wait()  # none is over before the other has begun
+        both(folder, lock, tell)
+
+    alone = run_all(protocol(), tmp_path / "one", print, one)
+    paired = run_all(protocol(), tmp_path / "two", said.append, together, jobs=2)
+    assert names(paired) == names(alone)
+    assert [each.outcome for each in paired] == [each.outcome for each in alone]
+    assert sorted(both.launched) == sorted(one.launched)
+    # The trials are over before the rates that they choose are used.
+    assert all(name.endswith("seed0") for name in both.launched[:4])
+    assert sorted(p.number for p in said if p.done) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert said[-1].seconds_left == 0
+
+
+def test_a_run_that_fails_stops_the_one_beside_it(tmp_path):
+    told, going = [], threading.Event()
+
+    def launch(folder, lock, tell):
+        if folder.name.startswith("experts"):
+            assert going.wait(60)
+            raise UserError("run experts: no memory")
+        for step in range(10**6):
+            told.append(step)
+            going.set()
+            tell(Told(min(step, 3)))
+            time.sleep(0.001)
+
+    with pytest.raises(UserError, match="run experts: no memory"):
+        run_all(protocol(), tmp_path, lambda now: None, launch, jobs=2)
+    assert len(told) < 10**6
+
+
+def test_time_left_of_two_at_once():
+    given = protocol()
+    dense, sparse = arms(given)
+    first, second = trials(given)[:2]
+    pace = Pace.of([(dense, 4), (sparse, 4)], jobs=2)
+    pace.begin(first, now=0.0)
+    pace.begin(second, now=1.0)
+    for each in (first, second):
+        pace.step(each, 0, now=1.0)
+    pace.step(first, 2, now=4.0)
+    pace.step(second, 1, now=7.0)
+    # 2 s a dense step and two of them left, 6 s a sparse one and three left; two at a time.
+    assert pace.left() == pytest.approx((2 * 2 + 3 * 6) / 2)

@@ -210,3 +210,14 @@ def test_an_interruption_stops_the_process_first(tmp_path, real):
     assert threading.active_count() == before
     assert read_outcome(folder) is None and size > 0
     assert "Traceback" not in (folder / ERRORS).read_text()
+
+
+def test_runs_at_once_share_the_processors(tmp_path, real, monkeypatch):
+    monkeypatch.setattr("turnout.compare.worker.os.cpu_count", lambda: 7)
+    before = torch.get_num_threads()
+    folder = prepared(tmp_path / "run", replace(real, train=replace(real.train, threads=0)))
+    try:
+        outcome = train(folder, lambda told: None, at_once=3)
+    finally:
+        torch.set_num_threads(before)
+    assert (outcome.threads, outcome.at_once) == (2, 3)

@@ -21,7 +21,7 @@ from turnout.config.compare import (
     resolved,
 )
 from turnout.config.convert import Text
-from turnout.config.errors import UserError
+from turnout.config.errors import UserError, require
 from turnout.config.train import RunConfig
 
 if TYPE_CHECKING:
@@ -41,11 +41,12 @@ def run(arguments: Sequence[str]) -> int:
     options = parser.parse(rest, known)
     if options.dense:
         raise UserError("compare takes no --dense: the dense twin is derived from the sparse run")
+    require(options.jobs >= 1, "--jobs", options.jobs, "at least 1")
     protocol = _protocol(options, dotted)
     if options.dry_run:
         print(describe(protocol), end="")
         return 0
-    return _compare(protocol, _folder(protocol, options.out), arguments)
+    return _compare(protocol, _folder(protocol, options.out), arguments, options.jobs)
 
 
 def describe(protocol: Protocol) -> str:
@@ -86,6 +87,13 @@ def _parser() -> Parser:
     parser.add_argument("--seeds", metavar="N", help="seeds 1 to N are reported; default 3")
     parser.add_argument(
         "--baselines", nargs="+", metavar="NAME", help=f"more: {', '.join(BASELINES)}"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs at once, each with its share of the processors; default 1",
     )
     parser.add_argument("--out", metavar="DIR", help="default runs/compare-PRESET")
     parser.add_argument("--dry-run", action="store_true", help="print the protocol and stop")
@@ -150,7 +158,7 @@ def _folder(protocol: Protocol, out: str | None) -> Path:
     return usual.with_name(f"compare-{usual.name}") if out is None else Path(out)
 
 
-def _compare(protocol: Protocol, folder: Path, arguments: Sequence[str]) -> int:
+def _compare(protocol: Protocol, folder: Path, arguments: Sequence[str], jobs: int) -> int:
     from turnout.cli.progress import progress
     from turnout.compare.conduct import conduct
     from turnout.compare.runner import prepare
@@ -160,7 +168,7 @@ def _compare(protocol: Protocol, folder: Path, arguments: Sequence[str]) -> int:
     print(f"{count_runs(protocol)} runs in {folder}; to go on after a stop, type this again")
     try:
         with progress() as say:
-            done = conduct(protocol, folder, say, typed)
+            done = conduct(protocol, folder, say, typed, jobs=jobs)
     except KeyboardInterrupt:
         print(f"interrupted; what is done is kept in {folder}: {typed}", file=sys.stderr)
         return 130

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from turnout.compare import charts
@@ -31,19 +32,22 @@ def conduct(
     folder: Path,
     say: Callable[[Progress], None],
     command: str = "",
-    launch: Launch = launch_process,
+    launch: Launch | None = None,
+    jobs: int = 1,
 ) -> Conducted:
     """Carry out ``protocol`` in ``folder``, going on with what is there of it.
 
     Args:
         say: told how it goes.
         command: how this was called, for the page.
-        launch: how a run is trained.
+        launch: how a run is trained; in a process of its own by default.
+        jobs: runs at once.
 
     Raises:
         UserError: as ``runner.run_all`` and ``analysis.compare``.
     """
-    comparison = compare(protocol, run_all(protocol, folder, say, launch))
+    launch = launch or partial(launch_process, at_once=jobs)
+    comparison = compare(protocol, run_all(protocol, folder, say, launch, jobs))
     figures, page = folder / FIGURES, folder / PAGE
     figures.write_text(to_json(comparison, command), encoding="utf-8")
     pictures = charts.draw(comparison, folder) if available() else ()

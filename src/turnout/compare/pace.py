@@ -9,6 +9,15 @@ from turnout.config.arms import Arm, PlannedRun
 
 
 @dataclass
+class _Live:
+    """A run at work: when it started, the step it began with, and the step it is at."""
+
+    started: float
+    first: int = -1
+    last: int = 0
+
+
+@dataclass
 class Pace:
     """Counts runs and steps.
 
@@ -19,25 +28,26 @@ class Pace:
         total: runs of the comparison.
         steps_left: by arm, those of the run at work included.
         cost: arithmetic of a step, by arm.
+        jobs: runs at once.
         seconds: a step's, start-up and evaluations included, by arm that has run.
     """
 
     total: int
     steps_left: dict[str, int]
     cost: dict[str, float]
+    jobs: int = 1
     seconds: dict[str, float] = field(default_factory=dict)
     _numbers: dict[str, int] = field(default_factory=dict)
-    _started: float = 0.0
-    _first: int = -1
-    _last: int = 0
+    _live: dict[str, _Live] = field(default_factory=dict)
 
     @staticmethod
-    def of(planned: Sequence[tuple[Arm, int]]) -> "Pace":
+    def of(planned: Sequence[tuple[Arm, int]], jobs: int = 1) -> "Pace":
         """From the arm and the steps of every run to come."""
         left: dict[str, int] = {}
         for arm, steps in planned:
             left[arm.name] = left.get(arm.name, 0) + steps
-        return Pace(len(planned), left, {arm.name: float(arm.step_flops) for arm, _ in planned})
+        cost = {arm.name: float(arm.step_flops) for arm, _ in planned}
+        return Pace(len(planned), left, cost, jobs)
 
     def number(self, planned: PlannedRun) -> int:
         """Which run of the comparison this is, from 1."""
@@ -45,26 +55,25 @@ class Pace:
 
     def begin(self, planned: PlannedRun, now: float | None = None) -> None:
         """A run starts."""
-        self._started = time.monotonic() if now is None else now
-        self._first, self._last = -1, 0
+        self._live[planned.name] = _Live(time.monotonic() if now is None else now)
 
     def step(self, planned: PlannedRun, step: int, now: float | None = None) -> None:
         """A run is at ``step``; the first call says where it began."""
         now = time.monotonic() if now is None else now
-        name = planned.arm.name
-        if self._first < 0:
-            self._first = step
-        if step > self._first:
-            self.seconds[name] = (now - self._started) / (step - self._first)
-        self.steps_left[name] -= step - self._last
-        self._last = step
+        name, live = planned.arm.name, self._live[planned.name]
+        if live.first < 0:
+            live.first = step
+        if step > live.first:
+            self.seconds[name] = (now - live.started) / (step - live.first)
+        self.steps_left[name] -= step - live.last
+        live.last = step
 
     def finish(self, planned: PlannedRun, outcome: Outcome) -> None:
         """A run is over, now or in an earlier call."""
         name = planned.arm.name
         self.number(planned)
-        self.steps_left[name] -= planned.steps - self._last
-        self._last = 0
+        live = self._live.pop(planned.name, None)
+        self.steps_left[name] -= planned.steps - (0 if live is None else live.last)
         if outcome.step > outcome.first_step:
             self.seconds[name] = outcome.seconds / (outcome.step - outcome.first_step)
 
@@ -73,7 +82,8 @@ class Pace:
         if not self.seconds:
             return None
         speed = sum(self.seconds.values()) / sum(self.cost[name] for name in self.seconds)
-        return sum(
+        total = sum(
             steps * self.seconds.get(name, self.cost[name] * speed)
             for name, steps in self.steps_left.items()
         )
+        return total / self.jobs

@@ -45,17 +45,21 @@ Launch = Callable[[Path, int, Callable[[Told], None]], None]
 """Trains the run in a folder, given the lock's descriptor, and tells of its steps."""
 
 
-def launch_process(folder: Path, lock: int, tell: Callable[[Told], None]) -> None:
+def launch_process(folder: Path, lock: int, tell: Callable[[Told], None], at_once: int = 1) -> None:
     """Train the run in ``folder`` in a process of its own.
+
+    Args:
+        at_once: how many runs share the machine; a run without ``train.threads`` takes its share of
+            the processors.
 
     Raises:
         UserError: the process ended otherwise than well.
-        KeyboardInterrupt: passed on, after the process has stopped.
+        Exception: what ``tell`` raises is passed on, after the process has stopped.
     """
     here = os.pathsep.join(map(os.path.abspath, sys.path))
     with (folder / ERRORS).open("ab") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "turnout.compare.worker", str(folder)],
+            [sys.executable, "-P", "-m", "turnout.compare.worker", str(folder), str(at_once)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -1,8 +1,11 @@
-"""Trains the runs of a comparison in turn, and goes on where an earlier call stopped."""
+"""Trains the runs of a comparison, and goes on where an earlier call stopped."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import RLock
 
 from turnout.compare.lock import LOCK, locked
 from turnout.compare.pace import Pace
@@ -76,14 +79,20 @@ def prepare(protocol: Protocol, folder: Path) -> None:
 
 
 def run_all(
-    protocol: Protocol, folder: Path, say: Callable[[Progress], None], launch: Launch
+    protocol: Protocol,
+    folder: Path,
+    say: Callable[[Progress], None],
+    launch: Launch,
+    jobs: int = 1,
 ) -> tuple[Finished, ...]:
     """Train all that the protocol asks for and that ``folder`` does not have yet.
 
     Args:
         folder: made if it is not there; ``protocol.toml`` is written before the first run.
-        say: told after evaluations, about once a second, and at the end of each run.
+        say: told after evaluations, about once a second, and at the end of each run; by one thread
+            at a time, and not the caller's.
         launch: how a run is trained.
+        jobs: how many are trained at once.
 
     Returns:
         Every run, those of the trials first.
@@ -95,7 +104,7 @@ def run_all(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder) as lock:
         prepare(protocol, folder)
-        work = _Work(folder, lock, say, launch, _pace(protocol))
+        work = _Work(folder, lock, say, launch, _pace(protocol, jobs))
         tried = work.runs(trials(protocol), ())
         return work.runs(measured(protocol, chosen(protocol, tried)), tried)
 
@@ -121,6 +130,34 @@ def chosen(protocol: Protocol, tried: tuple[Finished, ...]) -> dict[str, float]:
     return best
 
 
+class _Stopped(Exception):
+    """What ends a run when another one has failed."""
+
+
+@dataclass
+class _Shared:
+    """What the threads of a comparison know of each other; ``guard`` is held to touch it."""
+
+    guard: RLock = field(default_factory=RLock)
+    failure: BaseException | None = None
+    first: Finished | None = None
+
+    def check(self) -> None:
+        """Raises ``_Stopped`` once anything has failed."""
+        if self.failure is not None:
+            raise _Stopped
+
+    @contextmanager
+    def noticing(self) -> Iterator[None]:
+        """Whatever goes wrong first is what went wrong."""
+        try:
+            yield
+        except BaseException as error:
+            with self.guard:
+                self.failure = self.failure or error
+            raise
+
+
 @dataclass(frozen=True)
 class _Work:
     """What all runs share."""
@@ -130,6 +167,7 @@ class _Work:
     say: Callable[[Progress], None]
     launch: Launch
     pace: Pace
+    shared: _Shared = field(default_factory=_Shared)
 
     def runs(
         self, planned: tuple[PlannedRun, ...], before: tuple[Finished, ...]
@@ -137,33 +175,47 @@ class _Work:
         """Those of ``before``, then the planned ones, each from the folder, or trained.
 
         Raises:
-            UserError: a run had another text than the first.
+            UserError: a run failed, or had another text than the first; the others are stopped.
         """
-        done = list(before)
-        for each in planned:
-            done.append(self._run(each))
-            _check_text(done[0], done[-1])
-        return tuple(done)
+        with ThreadPoolExecutor(self.pace.jobs) as pool:
+            waiting = [pool.submit(self._run, each) for each in planned]
+            try:
+                with self.shared.noticing():
+                    return (*before, *(each.result() for each in waiting))
+            except BaseException as error:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise self.shared.failure or error from None
 
     def _run(self, planned: PlannedRun) -> Finished:
-        folder = self.folder / RUNS / planned.name
-        known = read_outcome(folder)
-        outcome = known or self._train(planned, folder)
-        self.pace.finish(planned, outcome)
-        if known is None:
-            self._say(planned, outcome.step, None, done=True)
-        track = None if outcome.failed and not _evaluated(folder) else read_track(folder)
-        return Finished(planned, folder, outcome, track)
+        with self.shared.noticing():
+            self.shared.check()
+            folder = self.folder / RUNS / planned.name
+            known = read_outcome(folder)
+            with self.shared.guard:
+                self.pace.number(planned)
+            outcome = known or self._train(planned, folder)
+            track = None if outcome.failed and not _evaluated(folder) else read_track(folder)
+            finished = Finished(planned, folder, outcome, track)
+            with self.shared.guard:
+                self.pace.finish(planned, outcome)
+                if known is None:
+                    self._say(planned, outcome.step, None, done=True)
+                self.shared.first = self.shared.first or finished
+                _check_text(self.shared.first, finished)
+            return finished
 
     def _train(self, planned: PlannedRun, folder: Path) -> Outcome:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RUN_FILE).write_text(io.dump_toml(planned.config), encoding="utf-8")
 
         def tell(told: Told) -> None:
-            self.pace.step(planned, told.step)
-            self._say(planned, told.step, told.loss)
+            self.shared.check()
+            with self.shared.guard:
+                self.pace.step(planned, told.step)
+                self._say(planned, told.step, told.loss)
 
-        self.pace.begin(planned)
+        with self.shared.guard:
+            self.pace.begin(planned)
         self.launch(folder, self.lock, tell)
         outcome = read_outcome(folder)
         if outcome is None:
@@ -194,13 +246,13 @@ def _evaluated(folder: Path) -> bool:
     return True
 
 
-def _pace(protocol: Protocol) -> Pace:
+def _pace(protocol: Protocol, jobs: int) -> Pace:
     planned = [
         *((run.arm, run.steps) for run in trials(protocol)),
         *((arm, arm.config.train.steps) for arm in arms(protocol) for _ in range(arm.seeds)),
     ]
     assert len(planned) == count_runs(protocol)
-    return Pace.of(planned)
+    return Pace.of(planned, jobs)
 
 
 def _check_same(there: Protocol, here: Protocol, folder: Path) -> None:

@@ -90,12 +90,18 @@ def _measured_on(comparison: Comparison, command: str) -> str:
         f"evaluated every {train.eval_every}; seeds {seeds}{trial}; "
         f"{total_flops(protocol):.3g} FLOPs in all.",
         f"Machine: {_values(outcomes, 'processor')}; {_values(outcomes, 'threads')} threads, "
-        f"{_values(outcomes, 'dtype')}.",
+        f"{_values(outcomes, 'dtype')}{_neighbours(outcomes)}.",
         f"Versions: turnout {_values(outcomes, 'turnout')}, torch {_values(outcomes, 'torch')}, "
         f"Python {_values(outcomes, 'python')}.",
         f"Text: {_values(outcomes, 'text')}.",
     ]
     return "  \n".join(lines)
+
+
+def _neighbours(outcomes: Iterable[Outcome]) -> str:
+    """How many runs shared the machine, which slows every clock."""
+    most = max(outcome.at_once for outcome in outcomes)
+    return f"; up to {most} runs at once, which slows their clocks alike" if most > 1 else ""
 
 
 def _values(outcomes: Iterable[Outcome], name: str) -> str:

@@ -49,6 +49,7 @@ class Outcome:
         seconds: wall clock of the process, its imports left out.
         peak_memory: largest resident set of the process in bytes; None where it is unknown.
         failed: why it stopped early because its numbers were no longer finite; "" otherwise.
+        at_once: runs trained at once on the machine, this one among them.
     """
 
     step: int
@@ -64,6 +65,7 @@ class Outcome:
     text_sha256: str
     text: str
     failed: str = ""
+    at_once: int = 1
 
 
 def read_track(run: Path) -> Track:

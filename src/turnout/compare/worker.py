@@ -1,7 +1,8 @@
-"""The process that trains one run of a comparison: ``python -m turnout.compare.worker FOLDER``.
+"""The process that trains one run of a comparison: ``python -m turnout.compare.worker FOLDER N``.
 
 The one place where a comparison meets the trainer. FOLDER holds ``run.toml``; the worker trains
-it from its newest checkpoint on, if there is one, and leaves ``result.json``. Its standard output
+it from its newest checkpoint on, if there is one, and leaves ``result.json``; N runs are trained at
+once, this one among them. Its standard output
 is one JSON object a line, for the comparison; what the trainer says goes to ``log.txt``. It stops
 as at Ctrl-C when its standard input ends, so that it never outlives the comparison.
 """
@@ -37,14 +38,14 @@ Say = Callable[[Told], None]
 _EVERY = 1.0  # seconds between two lines about steps
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, at_once: int = 1) -> int:
     """Train the run in ``folder``; returns 0, 2 after an error of the user's, or ``STOPPED``."""
     # A shell may have started us with SIGINT ignored, and it is how the comparison stops us.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     say = _channel()
     try:
-        write_outcome(folder, train(folder, say))
+        write_outcome(folder, train(folder, say, at_once))
     except KeyboardInterrupt:
         return STOPPED
     except (UserError, OSError) as error:
@@ -56,7 +57,7 @@ def main(folder: Path) -> int:
     return 0
 
 
-def train(folder: Path, say: Say) -> Outcome:
+def train(folder: Path, say: Say, at_once: int = 1) -> Outcome:
     """Train to the end of the run, or to where its numbers are no longer finite.
 
     Raises:
@@ -66,6 +67,8 @@ def train(folder: Path, say: Say) -> Outcome:
     started = time.monotonic()
     checkpoint = folders.latest(folder) if folders.saved_steps(folder) else None
     config = io.load_toml(folder / RUN_FILE) if checkpoint is None else saved_config(folder)
+    if at_once > 1 and not config.train.threads:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // at_once))
     session = open_session(config, checkpoint)
     first, watch, failed = session.state.step, Watch(say), ""
     with (folder / LOG).open("a", encoding="utf-8") as log:
@@ -78,7 +81,7 @@ def train(folder: Path, say: Say) -> Outcome:
             failed = str(error)
     if not failed and session.state.step < session.config.train.steps:
         raise KeyboardInterrupt  # the trainer ended well, and before its end
-    return _outcome(session, first, time.monotonic() - started, failed)
+    return _outcome(session, first, time.monotonic() - started, failed, at_once)
 
 
 @final
@@ -135,7 +138,7 @@ def _maxrss() -> int | None:
     return most if sys.platform == "darwin" else 1024 * most
 
 
-def _outcome(session: Session, first: int, seconds: float, failed: str) -> Outcome:
+def _outcome(session: Session, first: int, seconds: float, failed: str, at_once: int) -> Outcome:
     return Outcome(
         step=session.state.step,
         first_step=first,
@@ -150,6 +153,7 @@ def _outcome(session: Session, first: int, seconds: float, failed: str) -> Outco
         text_sha256=session.data.summary.sha256,
         text=session.data.summary.text(),
         failed=failed,
+        at_once=at_once,
     )
 
 
@@ -174,4 +178,4 @@ def _stop_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
