@@ -260,3 +260,24 @@ def test_an_assignment_need_not_give_every_token_as_many_experts(dispatcher):
     y.sum().backward()
     # d y / d weight = the expert's factor times the sum of the token's entries
     assert weight.grad.tolist() == [3.0, 7.0, 6.0, 9.0]
+
+
+@pytest.mark.parametrize("dispatcher", [SortedDispatcher(), EinsumDispatcher()])
+def test_combine_weights_stay_float32_around_bfloat16_rows(dispatcher):
+    """Weights 0.7503 and 0.75 are one number in bfloat16, whose step at 0.75 is 2^-8 = 0.0039."""
+    assignment = Assignment.token_choice(
+        expert=torch.tensor([[0, 1]]),
+        weight=torch.tensor([[0.7503, 0.75]]),
+        log_probability=torch.zeros(1, 2),
+        live=torch.ones(1, 2, dtype=torch.bool),
+    )
+    granted = Granted(
+        assignment, torch.zeros(2).long(), assignment.live, torch.zeros(1).long(), 1, 1, 2, 1
+    )
+    dispatched = dispatcher.dispatch(torch.ones(1, 1, dtype=torch.bfloat16), granted)
+    of_row = expert_of_row(dispatched.rows.shape[0], dispatched.offsets)
+    signed = dispatched.rows * torch.where(of_row == 0, 1, -1).unsqueeze(1)  # +x and -x
+    y = dispatcher.combine(signed, dispatched.ticket)
+    assert y.dtype == torch.bfloat16
+    # 0.7503 - 0.75 = 0.0003, to float32's and then bfloat16's eight bits
+    assert y.item() == pytest.approx(0.0003, rel=5e-3)

@@ -1,5 +1,6 @@
 """The loop: resuming, bad steps, coefficients without effect, metrics."""
 
+import itertools
 import json
 import math
 import shutil
@@ -17,6 +18,7 @@ from turnout.config.errors import UserError
 from turnout.config.optimizers import AdafactorConfig, AdamWConfig
 from turnout.config.schedules import Cosine
 from turnout.config.train import RunConfig
+from turnout.train.dropout import seed_dropout
 from turnout.train.evaluate import evaluate
 from turnout.train.header import run_header
 from turnout.train.hooks.metrics import MetricsWriter
@@ -24,6 +26,7 @@ from turnout.train.hooks.plain import PlainLines
 from turnout.train.session import Session, load_run, open_session
 from turnout.train.step import optimiser_step
 from turnout.train.trainer import Trainer
+from turnout.train.zero_gradient import _reaches
 
 
 def _trainer(session: Session, folder: Path | None, *hooks: object) -> Trainer:
@@ -138,6 +141,35 @@ def test_a_coefficient_without_effect_is_an_error(tiny_run: RunConfig) -> None:
         UserError, match=r"losses.load = 0.1: has no gradient .* 'switch'; must be 0"
     ):
         _trainer(session, None).run()
+
+
+def test_a_gradient_of_zero_reaches_nothing() -> None:
+    weight, other = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    assert _reaches((2 * weight).sum(), [other, weight])
+    assert not _reaches((0 * weight).sum(), [weight])
+    assert not _reaches(other.sum(), [weight])
+    assert not _reaches(torch.ones(()), [weight])
+
+
+def test_dropout_is_drawn_anew_for_each_micro_batch_and_step_and_again_on_resuming() -> None:
+    def draw(*key: int) -> tuple[float, ...]:
+        seed_dropout(*key)
+        return tuple(torch.rand(4).tolist())
+
+    keys = list(itertools.product(range(3), repeat=3))
+    drawn = {draw(*key) for key in keys}
+    assert len(drawn) == len(keys)
+    assert {draw(*key) for key in keys} == drawn
+
+
+def test_every_micro_batch_of_a_step_has_its_own_dropout(
+    tiny_run: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, seeded = open_session(tiny_run), []
+    monkeypatch.setattr("turnout.train.step.seed_dropout", lambda *key: seeded.append(key))
+    _trainer(session, None).run(2)
+    # Two micro-batches a step, of 0-based steps 0 and 1.
+    assert seeded == [(tiny_run.train.seed, step, part) for step in (0, 1) for part in (0, 1)]
 
 
 def test_frozen_routers_are_said_to_be_off_and_are_no_error(tiny_run: RunConfig) -> None:
