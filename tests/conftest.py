@@ -1,5 +1,6 @@
 """Settings every test runs under."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,3 +31,12 @@ def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = [f"def f{number}_{i}(x):\n    return x + {i * number}\n" for i in range(40)]
         (folder / f"{number:02d}.py").write_text("\n".join(lines))
     return folder
+
+
+@pytest.fixture
+def usual_interrupt() -> Iterator[None]:
+    """SIGINT as a terminal leaves it: what runs in the background of a shell, and all that it
+    starts, ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -101,6 +101,7 @@ def test_kill_9_in_the_second_run_and_go_on(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("usual_interrupt")
 def test_ctrl_c_stops_both_of_two_at_once(
     turnout: Turnout, text_folder: Path, tmp_path: Path
 ) -> None:

@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,14 +73,6 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
     assert one.tensors.keys() == two.tensors.keys()
     for name, tensor in one.tensors.items():
         assert torch.equal(tensor, two.tensors[name]), name
-
-
-@pytest.fixture
-def usual_interrupt() -> Iterator[None]:
-    """What runs in the background of a shell starts with SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("usual_interrupt")
