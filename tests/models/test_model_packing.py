@@ -84,12 +84,12 @@ def test_contexts_of_every_group() -> None:
     moe = CASES["switch"].moe
     assert moe is not None
     rows2 = Contexts.of(replace(moe, group=RowsGroup(2)))
-    assert rows2.context(batch.decoder, batch, cached=False).num_groups == 2
-    assert rows2.context(batch.decoder, batch, cached=True).num_groups == 4
-    assert Contexts.of(None).context(batch.decoder, batch, cached=False).num_groups == 4
+    assert rows2.context(batch.decoder, batch).num_groups == 2
+    assert rows2.alone(batch.decoder, batch).num_groups == 4
+    assert Contexts.of(None).context(batch.decoder, batch).num_groups == 4
     documents = Contexts.of(replace(moe, group=DocumentGroup()))
     several = replace(batch.decoder, max_segments=3)
-    assert documents.context(several, batch, cached=False).num_groups == 12
+    assert documents.context(several, batch).num_groups == 12
     with pytest.raises(UserError, match="cuts a routing group of 3 rows"):
         grouping(RowsGroup(3)).context(batch.decoder, batch)
 

@@ -18,14 +18,14 @@ from turnout.config.routers import (
     Top2Router,
     TopKRouter,
 )
-from turnout.moe import RoutingContext, build_router
+from turnout.moe import RouterShape, RoutingContext, build_router
 from turnout.moe.noise import Stream, token_noise
 from turnout.moe.routers.noisy_top_k import smooth_load
 from turnout.moe.routers.scores import best
 
 
 def router_for(config, logits_weight=None, num_experts=3, d_model=3):
-    router = build_router(config, d_model=d_model, num_experts=num_experts, layer=0, init_scale=0.1)
+    router = build_router(config, RouterShape(d_model, num_experts))
     router.init_weights(torch.Generator().manual_seed(0))
     if logits_weight is not None:
         with torch.no_grad():
@@ -241,7 +241,7 @@ def test_more_choices_than_experts_is_refused():
 
 def test_an_unregistered_router_is_named():
     with pytest.raises(TypeError, match="no router is registered for int"):
-        build_router(3, d_model=2, num_experts=2, layer=0, init_scale=0.1)
+        build_router(3, RouterShape(2, 2))
 
 
 def test_stats_add_over_rows():
@@ -257,7 +257,7 @@ def test_stats_add_over_rows():
 
 def test_the_router_starts_from_the_switch_initialisation():
     # s = .1 over a fan-in of 1,024: std .00988
-    router = build_router(SwitchRouter(), d_model=1024, num_experts=64, layer=0, init_scale=0.1)
+    router = build_router(SwitchRouter(), RouterShape(1024, 64))
     router.init_weights(torch.Generator().manual_seed(0))
     assert float(router.weight.detach().std()) == pytest.approx(math.sqrt(0.1 / 1024), rel=0.01)
 

@@ -62,10 +62,13 @@ class EncoderDecoderConfig:
 
     def stacks(self) -> tuple[counts.Stack, ...]:
         """The encoder and the decoder, as the counts see them."""
-        common = (self.d_model, self.attention, self.feed_forward, self.moe, self.positions)
+        common = (self.d_model, self.attention, self.feed_forward)
+        encoder, decoder = (_moe_of_stack(self.moe, decoder) for decoder in (False, True))
         return (
-            counts.Stack("encoder", self.encoder_layers, *common),
-            counts.Stack("decoder", self.decoder_layers, *common, cross=True),
+            counts.Stack("encoder", self.encoder_layers, *common, encoder, self.positions),
+            counts.Stack(
+                "decoder", self.decoder_layers, *common, decoder, self.positions, cross=True
+            ),
         )
 
     def param_count(self) -> counts.ParamCount:
@@ -124,7 +127,8 @@ class DecoderOnlyConfig:
 
     def stacks(self) -> tuple[counts.Stack, ...]:
         """The one stack, as the counts see it."""
-        common = (self.d_model, self.attention, self.feed_forward, self.moe, self.positions)
+        moe = _moe_of_stack(self.moe, decoder=True)
+        common = (self.d_model, self.attention, self.feed_forward, moe, self.positions)
         return (counts.Stack("decoder", self.num_layers, *common),)
 
     def param_count(self) -> counts.ParamCount:
@@ -144,6 +148,10 @@ class DecoderOnlyConfig:
 
 
 ModelConfig = EncoderDecoderConfig | DecoderOnlyConfig
+
+
+def _moe_of_stack(moe: MoEConfig | None, decoder: bool) -> MoEConfig | None:
+    return None if moe is None else moe.of_stack(decoder)
 
 
 def _check_common(vocab_size: int, d_model: int, dropout: float, norm_epsilon: float) -> None:

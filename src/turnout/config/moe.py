@@ -84,10 +84,13 @@ class MoEConfig:
     the layer, with its own norm and residual. A capacity factor of None drops nothing.
     ``init_scale`` is s of the truncated normal of std sqrt(s / fan_in) that router and experts
     start from (Switch section 2.4: 0.1); None initialises them as the model's other matrices.
+    ``decoder_router`` is for decoders where ``router`` may read ahead, as experts that choose
+    their tokens do (T5X: expert choice in the encoder, top-2 in the decoder).
     """
 
     num_experts: int
     router: RouterConfig = field(default_factory=SwitchRouter)
+    decoder_router: RouterConfig | None = None
     expert: FeedForwardConfig | None = None
     shared_experts: int = 0
     extra_ffn: bool = False
@@ -108,14 +111,9 @@ class MoEConfig:
     def __post_init__(self) -> None:
         check_words(self, "moe")
         require(self.num_experts >= 1, "moe.num_experts", self.num_experts, "at least 1")
-        k = self.router.candidates
-        require(
-            k <= self.num_experts,
-            "moe.num_experts",
-            self.num_experts,
-            f"at least {k}, the choices of the router ({self.router.kind})",
-            "add experts or let the router choose fewer",
-        )
+        for router in (self.router, self.decoder_router):
+            if router is not None:
+                router.check(self.num_experts)
         for name in ("train_capacity_factor", "eval_capacity_factor"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
@@ -137,6 +135,13 @@ class MoEConfig:
         require(
             0 <= self.expert_dropout < 1, "moe.expert_dropout", self.expert_dropout, "in [0, 1)"
         )
+
+    def of_stack(self, decoder: bool) -> "MoEConfig":
+        """The same for one stack: ``router`` is the one that it takes."""
+        if self.decoder_router is None:
+            return self
+        router = self.decoder_router if decoder else self.router
+        return replace(self, router=router, decoder_router=None)
 
     def expert_ffn(self, feed_forward: FeedForwardConfig) -> FeedForwardConfig:
         """The shape of one expert in a stack whose dense layers are ``feed_forward``."""

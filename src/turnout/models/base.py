@@ -1,6 +1,7 @@
 """What every model answers, whatever its family."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from turnout.models.head import Head
 from turnout.models.initial import Deviations
 from turnout.models.outputs import ModelOutput
 from turnout.models.stack import Stack
+from turnout.moe.context import RoutingContext
 from turnout.moe.layer import MoELayer
 from turnout.moe.record import RoutingRecord
 from turnout.moe.stats import LayerDecision, LayerStats
@@ -38,17 +40,24 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, batch: Batch, *, cache: Cache | None = None, routing: bool = False
+        self,
+        batch: Batch,
+        *,
+        cache: Cache | None = None,
+        routing: bool = False,
+        replay: RoutingRecord | None = None,
     ) -> ModelOutput:
         """Hidden states of the decoder's tokens.
 
         With a ``cache`` the batch holds new tokens only, behind those the cache has seen; it is
         used up, and the output carries the one to go on with. ``routing`` asks for the decisions
-        of the sparse layers.
+        of the sparse layers; ``replay`` makes the layers take those of a record, with gradients
+        to the routers through the combine weights.
 
         Raises:
             UserError: a cache with gradients on, without room, or with packed rows; an
-                encoder's stream where there is no encoder, or none where there is one.
+                encoder's stream where there is no encoder, or none where there is one; a record
+                of another model or of other text, or with a cache.
         """
 
     @abstractmethod
@@ -104,7 +113,7 @@ def advance(cache: Cache | None, stream: Stream) -> Cache | None:
             f"a visible prefix behind the {cache.used} tokens of the cache, which have not read "
             "it: give the whole prefix to the first pass"
         )
-    return cache.advanced(stream.mask)
+    return cache.advanced(stream.ids, stream.mask)
 
 
 def refuse_packed(stream: Stream) -> None:
@@ -127,3 +136,37 @@ def record(
     if not wanted:
         return None
     return RoutingRecord(tuple(layer.name for layer in layers), decisions)
+
+
+def replayed(
+    context: RoutingContext, replay: RoutingRecord | None, stack: Stack, cached: bool
+) -> RoutingContext:
+    """The context that makes the sparse layers of ``stack`` take the experts of a record.
+
+    Raises:
+        UserError: the record lacks a layer, names experts that a layer does not have, or is of
+            other text; or there is a cache.
+    """
+    if replay is None:
+        return context
+    if cached:
+        raise UserError("replay: goes with whole rows, not with a cache; leave out one of them")
+    recorded = replay.chosen()
+    for name, layer in stack.sparse_layers().items():
+        if name not in recorded:
+            raise UserError(
+                f"replay: the record has no layer {name!r} (it has {', '.join(recorded)}): "
+                "it is of another model"
+            )
+        expert, experts = recorded[name], layer.experts.num_experts
+        if expert.shape[:2] != context.mask.shape:
+            raise UserError(
+                f"replay: {name} is recorded for {tuple(expert.shape[:2])} tokens, the batch has "
+                f"{tuple(context.mask.shape)}: give the text that was recorded"
+            )
+        if bool(((expert < -1) | (expert >= experts)).any()):
+            raise UserError(
+                f"replay: {name} names experts that are not among its {experts}: the record is "
+                "of another model"
+            )
+    return replace(context, replay=recorded)

@@ -172,6 +172,7 @@ class SparseSublayer(FeedForwardSublayer):
             stack=shape.name,
             index=shape.first_index + layer,
             group_tokens=grouping(moe.group).tokens(shape.length),
+            vocab_size=shape.vocab_size,
             decoder=shape.causal,
             initialise=False,
         )

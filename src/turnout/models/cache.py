@@ -6,7 +6,8 @@ Axes: B batch, M slots of a row, E encoder positions, KV key-value heads, d widt
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool
+import torch.nn.functional as F
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from turnout.config.attention import AttentionConfig
@@ -27,11 +28,13 @@ class Cache:
     """Room for ``max_length`` decoder tokens a row; the first ``used`` are written.
 
     A forward pass writes into the room in place and returns the value that says so: the cache
-    that was given is used up. Rows may be padded on the left; ``mask`` remembers where.
+    that was given is used up. Rows may be padded on the left; ``mask`` remembers where. ``ids``
+    are the tokens themselves, which some routers look back at.
     """
 
     layers: tuple[KeyValues, ...]
     mask: Bool[Tensor, "B M"]
+    ids: Int[Tensor, "B M"]
     used: int = 0
     memory: Memory | None = None
 
@@ -56,6 +59,7 @@ class Cache:
                 for _ in range(num_layers)
             ),
             mask=torch.zeros((batch, max_length), dtype=torch.bool, device=device),
+            ids=torch.zeros((batch, max_length), dtype=torch.int64, device=device),
         )
 
     @property
@@ -67,8 +71,14 @@ class Cache:
         room = self.layers[layer]
         return Slots(room.keys, room.values, self.used - new)
 
-    def advanced(self, mask: Bool[Tensor, "B S"]) -> "Cache":
-        """The cache with the tokens of ``mask`` counted in; their mask is written in place.
+    def previous_ids(self, new: int) -> Int[Tensor, "B S"]:
+        """The id before each of the last ``new`` tokens, -1 where there is none."""
+        start = self.used - new
+        ids = torch.where(self.mask, self.ids, -1)[:, max(start - 1, 0) : self.used - 1]
+        return F.pad(ids, (new - ids.shape[1], 0), value=-1)
+
+    def advanced(self, ids: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> "Cache":
+        """The cache with new tokens counted in; their ids and mask are written in place.
 
         Raises:
             UserError: gradients are on, or there is no room left.
@@ -82,4 +92,5 @@ class Cache:
                 "ask for a longer one with model.empty_cache"
             )
         self.mask[:, self.used : end] = mask
+        self.ids[:, self.used : end] = ids
         return replace(self, used=end)

@@ -9,14 +9,28 @@ from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import final
 
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor
+
 from turnout.config.errors import UserError
 from turnout.config.moe import DocumentGroup, MoEConfig, RoutingGroup, RowsGroup
 from turnout.data.batch import Batch, Stream
+from turnout.models.cache import Cache
 from turnout.moe.context import RoutingContext
 
 
 class Grouping(ABC):
-    """How the tokens of a stack form routing groups."""
+    """How the tokens of a stack form routing groups.
+
+    Attributes:
+        within_row: whether a group never spans rows.
+    """
+
+    @property
+    @abstractmethod
+    def within_row(self) -> bool: ...
 
     @abstractmethod
     def context(self, stream: Stream, batch: Batch) -> RoutingContext:
@@ -38,12 +52,17 @@ class ByRows(Grouping):
 
     rows: int = 1
 
+    @property
+    def within_row(self) -> bool:
+        return self.rows == 1
+
     def context(self, stream: Stream, batch: Batch) -> RoutingContext:
         return RoutingContext.build(
             stream.mask.contiguous(),
             keys=batch.keys,
             rows=self.rows,
             token_ids=stream.ids,
+            previous_ids=previous_ids(stream),
             labels=batch.labels,
             progress=batch.progress,
         )
@@ -57,6 +76,10 @@ class ByRows(Grouping):
 class ByDocument(Grouping):
     """A group for every segment; a document may fill its row."""
 
+    @property
+    def within_row(self) -> bool:
+        return True
+
     def context(self, stream: Stream, batch: Batch) -> RoutingContext:
         return RoutingContext.documents(
             stream.mask.contiguous(),
@@ -64,6 +87,7 @@ class ByDocument(Grouping):
             stream.max_segments,
             keys=batch.keys,
             token_ids=stream.ids,
+            previous_ids=previous_ids(stream),
             labels=batch.labels,
             progress=batch.progress,
         )
@@ -88,11 +112,24 @@ class Contexts:
         """Groups as the sparse layers want them; rows where there are none."""
         return Contexts(ByRows() if moe is None else grouping(moe.group))
 
-    def context(self, stream: Stream, batch: Batch, *, cached: bool) -> RoutingContext:
-        """The context of ``stream`` in a pass with or without a cache."""
-        if cached:
-            return replace(self.steps.context(stream, batch), partial=True)
-        return self.whole.context(stream, batch)
+    def context(self, stream: Stream, batch: Batch, cache: Cache | None = None) -> RoutingContext:
+        """The context of ``stream``; with a cache, of the last tokens that it counted in."""
+        if cache is None:
+            return self.whole.context(stream, batch)
+        context = self.steps.context(stream, batch)
+        return replace(context, partial=True, previous_ids=cache.previous_ids(stream.ids.shape[1]))
+
+    def alone(self, stream: Stream, batch: Batch) -> RoutingContext:
+        """The context of whole rows, each by itself, as an encoder reads them once for a cache."""
+        partial = not self.whole.within_row
+        return replace(self.steps.context(stream, batch), partial=partial)
+
+
+def previous_ids(stream: Stream) -> Int[Tensor, "B S"]:
+    """The id before each token in its document; -1 before the first, and for padding."""
+    follows = (stream.segment[:, 1:] == stream.segment[:, :-1]) & stream.mask[:, :-1]
+    before = torch.where(follows & stream.mask[:, 1:], stream.ids[:, :-1], -1)
+    return F.pad(before, (1, 0), value=-1)
 
 
 @singledispatch

@@ -7,13 +7,14 @@ import torch
 from turnout.config.errors import UserError
 from turnout.config.model import DecoderOnlyConfig
 from turnout.data.batch import Batch
-from turnout.models.base import Model, advance, record
+from turnout.models.base import Model, advance, record, replayed
 from turnout.models.cache import Cache
 from turnout.models.contexts import Contexts
 from turnout.models.initial import deviations, sparse_like
 from turnout.models.outputs import ModelOutput
 from turnout.models.shape import StackShape
 from turnout.models.stack import Stack
+from turnout.moe.record import RoutingRecord
 from turnout.nn.embedding import Embedding
 from turnout.nn.linear import Linear
 
@@ -38,7 +39,12 @@ class DecoderOnly(Model):
         return (self.decoder,)
 
     def forward(
-        self, batch: Batch, *, cache: Cache | None = None, routing: bool = False
+        self,
+        batch: Batch,
+        *,
+        cache: Cache | None = None,
+        routing: bool = False,
+        replay: RoutingRecord | None = None,
     ) -> ModelOutput:
         if batch.encoder is not None:
             raise UserError(
@@ -46,7 +52,8 @@ class DecoderOnly(Model):
                 "use rows made for it, as every objective of a decoder_only run makes them"
             )
         cache = advance(cache, batch.decoder)
-        context = self.contexts.context(batch.decoder, batch, cached=cache is not None)
+        context = self.contexts.context(batch.decoder, batch, cache)
+        context = replayed(context, replay, self.decoder, cache is not None)
         hidden, layers, decisions = self.decoder(
             self.embedding(batch.decoder.ids), batch.decoder, context, cache=cache
         )
@@ -60,6 +67,9 @@ class DecoderOnly(Model):
 
 
 def _shape(config: DecoderOnlyConfig, recompute: bool) -> StackShape:
+    moe = config.moe
+    if moe is not None:
+        moe = sparse_like(config.initialisation, moe.of_stack(decoder=True))
     return StackShape(
         name="decoder",
         num_layers=config.num_layers,
@@ -67,7 +77,7 @@ def _shape(config: DecoderOnlyConfig, recompute: bool) -> StackShape:
         d_model=config.d_model,
         attention=config.attention,
         feed_forward=config.feed_forward,
-        moe=None if config.moe is None else sparse_like(config.initialisation, config.moe),
+        moe=moe,
         positions=config.positions,
         length=config.length,
         dropout=config.dropout,
@@ -75,4 +85,5 @@ def _shape(config: DecoderOnlyConfig, recompute: bool) -> StackShape:
         causal=True,
         cross=False,
         recompute=recompute,
+        vocab_size=config.vocab_size,
     )

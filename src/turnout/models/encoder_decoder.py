@@ -8,13 +8,14 @@ import torch
 from turnout.config.errors import UserError
 from turnout.config.model import EncoderDecoderConfig
 from turnout.data.batch import Batch, Stream
-from turnout.models.base import Model, advance, record, refuse_packed
+from turnout.models.base import Model, advance, record, refuse_packed, replayed
 from turnout.models.cache import Cache
 from turnout.models.contexts import Contexts
 from turnout.models.initial import deviations, sparse_like
 from turnout.models.outputs import ModelOutput
 from turnout.models.shape import StackShape
 from turnout.models.stack import Encoded, Stack
+from turnout.moe.record import RoutingRecord
 from turnout.moe.stats import LayerDecision, LayerStats
 from turnout.nn.attention import attention_mask
 from turnout.nn.embedding import Embedding
@@ -46,15 +47,21 @@ class EncoderDecoder(Model):
         return (self.encoder, self.decoder)
 
     def forward(
-        self, batch: Batch, *, cache: Cache | None = None, routing: bool = False
+        self,
+        batch: Batch,
+        *,
+        cache: Cache | None = None,
+        routing: bool = False,
+        replay: RoutingRecord | None = None,
     ) -> ModelOutput:
         """As ``Model.forward``; the encoder runs unless the cache remembers what it said."""
         cache = advance(cache, batch.decoder)
         if cache is None:
-            encoded, encoder_reports = self._encode(batch)
+            encoded, encoder_reports = self._encode(batch, replay)
         else:
             cache, encoded, encoder_reports = self._remember(batch, cache)
-        context = self.contexts.context(batch.decoder, batch, cached=cache is not None)
+        context = self.contexts.context(batch.decoder, batch, cache)
+        context = replayed(context, replay, self.decoder, cache is not None)
         hidden, layers, decisions = self.decoder(
             self.embedding(batch.decoder.ids),
             batch.decoder,
@@ -71,9 +78,9 @@ class EncoderDecoder(Model):
             routing=record(layers, encoder_reports[1] + decisions, routing),
         )
 
-    def _encode(self, batch: Batch) -> tuple[Encoded, Reports]:
+    def _encode(self, batch: Batch, replay: RoutingRecord | None) -> tuple[Encoded, Reports]:
         stream = _encoder_stream(batch)
-        context = self.contexts.context(stream, batch, cached=False)
+        context = replayed(self.contexts.context(stream, batch), replay, self.encoder, False)
         states, layers, decisions = self.encoder(self.embedding(stream.ids), stream, context)
         allowed = attention_mask(batch.decoder.segment, stream.segment, stream.mask, causal=False)
         return Encoded(allowed, states), (layers, decisions)
@@ -83,7 +90,7 @@ class EncoderDecoder(Model):
         if cache.memory is None:
             stream = _encoder_stream(batch)
             refuse_packed(stream)
-            context = self.contexts.context(stream, batch, cached=True)
+            context = self.contexts.alone(stream, batch)
             states, *found = self.encoder(self.embedding(stream.ids), stream, context)
             reports = (found[0], found[1])
             cache = replace(cache, memory=self.decoder.remember(states, stream.mask))
@@ -103,6 +110,9 @@ def _encoder_stream(batch: Batch) -> Stream:
 
 
 def _shape(config: EncoderDecoderConfig, recompute: bool, *, decoder: bool) -> StackShape:
+    moe = config.moe
+    if moe is not None:
+        moe = sparse_like(config.initialisation, moe.of_stack(decoder))
     return StackShape(
         name="decoder" if decoder else "encoder",
         num_layers=config.decoder_layers if decoder else config.encoder_layers,
@@ -110,7 +120,7 @@ def _shape(config: EncoderDecoderConfig, recompute: bool, *, decoder: bool) -> S
         d_model=config.d_model,
         attention=config.attention,
         feed_forward=config.feed_forward,
-        moe=None if config.moe is None else sparse_like(config.initialisation, config.moe),
+        moe=moe,
         positions=config.positions,
         length=config.decoder_length if decoder else config.encoder_length,
         dropout=config.dropout,
@@ -118,4 +128,5 @@ def _shape(config: EncoderDecoderConfig, recompute: bool, *, decoder: bool) -> S
         causal=decoder,
         cross=decoder,
         recompute=recompute,
+        vocab_size=config.vocab_size,
     )

@@ -30,6 +30,7 @@ class StackShape:
     causal: bool
     cross: bool
     recompute: bool
+    vocab_size: int
 
     @property
     def sparse(self) -> frozenset[int]:

@@ -7,7 +7,7 @@ from turnout.moe.experts import Experts
 from turnout.moe.layer import CapacityRule, MoELayer
 from turnout.moe.losses import router_losses
 from turnout.moe.record import RoutingRecord
-from turnout.moe.routers import Router, build_router
+from turnout.moe.routers import Router, RouterShape, build_router
 from turnout.moe.stats import LayerDecision, LayerStats, RouterStats
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "LayerStats",
     "MoELayer",
     "Router",
+    "RouterShape",
     "RouterStats",
     "RoutingContext",
     "RoutingRecord",

@@ -7,7 +7,7 @@ from turnout.moe.dispatch import build_dispatcher
 from turnout.moe.experts import Experts
 from turnout.moe.layer import CapacityRule, MoELayer
 from turnout.moe.priority import build_priority
-from turnout.moe.routers import build_router
+from turnout.moe.routers import RouterShape, build_router
 from turnout.nn.feed_forward import FeedForward
 
 
@@ -20,6 +20,7 @@ def build_layer(
     stack: str = "decoder",
     index: int = 0,
     group_tokens: int | None = None,
+    vocab_size: int | None = None,
     decoder: bool = False,
     initialise: bool = True,
 ) -> MoELayer:
@@ -30,6 +31,7 @@ def build_layer(
             names another.
         index: number of the layer in the model, unique; it salts the layer's noise.
         group_tokens: configured tokens of a routing group; capacity follows from it.
+        vocab_size: entries of the vocabulary, for routers that read token ids.
         decoder: refuse routing that lets a token depend on later ones.
         initialise: draw the initial weights from torch's generator; without, they are empty
             until ``init_weights``.
@@ -38,25 +40,19 @@ def build_layer(
         ConfigError: a capacity factor without ``group_tokens``; a decoder with routing that is
             not causal, unless ``moe.allow_future_routing``.
     """
-    expert = config.expert_ffn(feed_forward)
     scale = 1.0 if config.init_scale is None else config.init_scale
     shared = config.shared_ffn(feed_forward)
+    shape = RouterShape(
+        d_model=d_model,
+        num_experts=config.num_experts,
+        layer=index,
+        init_scale=scale,
+        slots=None if group_tokens is None else config.expert_capacity(1.0, group_tokens),
+        vocab_size=vocab_size,
+    )
     layer = MoELayer(
-        build_router(
-            config.router,
-            d_model=d_model,
-            num_experts=config.num_experts,
-            layer=index,
-            init_scale=scale,
-        ),
-        Experts(
-            config.num_experts,
-            d_model,
-            expert,
-            dropout=config.expert_dropout,
-            init_scale=scale,
-            product=config.product,
-        ),
+        build_router(config.router, shape),
+        _experts(config, d_model, feed_forward, scale),
         build_dispatcher(config.dispatcher),
         priority=build_priority(config.priority, index),
         capacity=_capacity_rule(config, group_tokens),
@@ -71,15 +67,35 @@ def build_layer(
     return layer
 
 
+def _experts(
+    config: MoEConfig, d_model: int, feed_forward: FeedForwardConfig, scale: float
+) -> Experts:
+    return Experts(
+        config.num_experts,
+        d_model,
+        config.expert_ffn(feed_forward),
+        dropout=config.expert_dropout,
+        init_scale=scale,
+        product=config.product,
+    )
+
+
 def _refuse_future_routing(layer: MoELayer, config: MoEConfig) -> None:
     if layer.causal or config.allow_future_routing:
         return
+    allow = "allow the leak in so many words with moe.allow_future_routing = true"
+    if layer.router.couples == "group" or layer.router.couples_in_evaluation == "group":
+        raise ConfigError(
+            "moe.router.kind",
+            config.router.kind,
+            "a router whose choice for a token does not depend on later ones, in a decoder",
+            f"take it in an encoder, with another moe.decoder_router, or {allow}",
+        )
     raise ConfigError(
         "moe.priority",
         config.priority,
         "'token' in a decoder with a capacity, or tokens are dropped because of later ones",
-        "set moe.priority = 'token', drop the capacity factors, or allow the leak in so many "
-        "words with moe.allow_future_routing = true",
+        f"set moe.priority = 'token', drop the capacity factors, or {allow}",
     )
 
 

@@ -3,10 +3,11 @@
 Axes: B batch, S sequence, G routing groups.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from turnout.config.errors import UserError
@@ -14,7 +15,7 @@ from turnout.moe.hashing import mix
 from turnout.pytree import pytree
 
 
-@pytree(static=("num_groups", "groups_per_block", "progress", "partial"))
+@pytree(static=("num_groups", "groups_per_block", "partial"))
 @dataclass(frozen=True)
 class RoutingContext:
     """Everything about the tokens of one stack that routing may depend on.
@@ -28,9 +29,13 @@ class RoutingContext:
         num_groups: number of routing groups, G, some of which may be empty.
         groups_per_block: routing groups that share one contiguous block of T * this / G tokens;
             1 for groups of whole rows, the bound on segments a row for documents.
+        progress: share of the run that is done, in [0, 1], for routers that anneal; a tensor, so
+            that a compiled layer is not compiled again at every step.
         token_ids: vocabulary ids, for routers that read them.
+        previous_ids: the id before each token in its document, -1 before the first.
         labels: one integer a row (domain, language or task), for routers that read it.
-        progress: share of the run that is done, in [0, 1], for routers that anneal.
+        replay: experts that tokens must take, by the name of a sparse layer; from a record.
+        chosen: the same for the layer at hand, which sets it; -1 where a token takes none.
         partial: the groups continue outside these tokens, as under a KV cache. A group is never
             cut, so no capacity applies and nothing is dropped.
     """
@@ -40,10 +45,13 @@ class RoutingContext:
     position: Int[Tensor, "B S"]
     keys: Int[Tensor, " B"]
     num_groups: int
+    progress: Float[Tensor, ""]
     groups_per_block: int = 1
     token_ids: Int[Tensor, "B S"] | None = None
+    previous_ids: Int[Tensor, "B S"] | None = None
     labels: Int[Tensor, " B"] | None = None
-    progress: float = 0.0
+    replay: Mapping[str, Int[Tensor, "B S K"]] | None = None
+    chosen: Int[Tensor, "B S K"] | None = None
     partial: bool = False
 
     @staticmethod
@@ -62,6 +70,7 @@ class RoutingContext:
         keys: Int[Tensor, " B"] | None = None,
         rows: int = 1,
         token_ids: Int[Tensor, "B S"] | None = None,
+        previous_ids: Int[Tensor, "B S"] | None = None,
         labels: Int[Tensor, " B"] | None = None,
         progress: float = 0.0,
     ) -> "RoutingContext":
@@ -84,9 +93,10 @@ class RoutingContext:
             position=_positions(mask),
             keys=row if keys is None else keys,
             num_groups=batch // rows,
+            progress=torch.tensor(progress, device=mask.device),
             token_ids=token_ids,
+            previous_ids=previous_ids,
             labels=labels,
-            progress=progress,
         )
 
     @staticmethod
@@ -97,6 +107,7 @@ class RoutingContext:
         *,
         keys: Int[Tensor, " B"] | None = None,
         token_ids: Int[Tensor, "B S"] | None = None,
+        previous_ids: Int[Tensor, "B S"] | None = None,
         labels: Int[Tensor, " B"] | None = None,
         progress: float = 0.0,
     ) -> "RoutingContext":
@@ -113,9 +124,10 @@ class RoutingContext:
             keys=row if keys is None else keys,
             num_groups=batch * max_segments,
             groups_per_block=max_segments,
+            progress=torch.tensor(progress, device=mask.device),
             token_ids=token_ids,
+            previous_ids=previous_ids,
             labels=labels,
-            progress=progress,
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from turnout.moe.assignment import Assignment
@@ -96,13 +96,14 @@ class MoELayer(nn.Module):
         """Whether no token's output ever depends on a later token of its row."""
         bounded = self.capacity.train is not None or self.capacity.evaluation is not None
         serves_in_time = not bounded or self.priority.causal(self.router.choices)
-        return self.router.couples != "group" and serves_in_time
+        coupled = "group" in (self.router.couples, self.router.couples_in_evaluation)
+        return serves_in_time and not coupled
 
     @property
     def batch_invariant(self) -> bool:
         """Whether, in evaluation, no row's output depends on the other rows of its batch."""
         return self.capacity.within_row or (
-            self.router.couples == "none" and self.capacity.evaluation is None
+            self.router.couples_in_evaluation == "none" and self.capacity.evaluation is None
         )
 
     def forward(
@@ -117,6 +118,8 @@ class MoELayer(nn.Module):
         Returns:
             The output (no residual in it), the layer's sums, and its decisions.
         """
+        if context.replay is not None:
+            context = replace(context, replay=None, chosen=context.replay.get(self.name))
         assignment, router_stats = self.router(x, context)
         granted = self._grant(assignment, context)
         dispatched = self.dispatcher.dispatch(x.flatten(0, 1), granted)
@@ -124,7 +127,11 @@ class MoELayer(nn.Module):
         y = self.dispatcher.combine(rows, dispatched.ticket).view_as(x)
         if self.shared is not None:
             y = y + self.shared(torch.where(context.mask.unsqueeze(-1), x, 0.0))
-        return y, self._stats(router_stats, granted, context), _decision(granted, x.shape[:2])
+        return (
+            y,
+            self._stats(router_stats, granted, context),
+            _decision(granted, x.shape[:2], self.router.choices),
+        )
 
     def _grant(self, assignment: Assignment, context: RoutingContext) -> Granted:
         capacity = self.capacity.train if self.training else self.capacity.evaluation
@@ -182,13 +189,33 @@ def renormalise(assignment: Assignment, kept: Bool[Tensor, " N"]) -> Assignment:
     return replace(assignment, weight=weight / total.index_select(0, assignment.token))
 
 
-def _decision(granted: Granted, shape: torch.Size) -> LayerDecision:
+def _decision(granted: Granted, shape: torch.Size, choices: int) -> LayerDecision:
     """The decisions as a [B, S, K] table; token-choice assignments are one already."""
     assignment = granted.assignment
-    assert assignment.per_token is not None
-    table = (*shape, assignment.per_token)
-    return LayerDecision(
-        expert=torch.where(granted.kept, assignment.expert, -1).view(table),
-        weight=torch.where(granted.kept, assignment.weight, 0.0).detach().view(table),
-        log_probability=assignment.log_probability.detach().view(table),
-    )
+    expert = torch.where(granted.kept, assignment.expert, -1)
+    weight = torch.where(granted.kept, assignment.weight, 0.0).detach()
+    log_probability = assignment.log_probability.detach()
+    table = (*shape, choices)
+    if assignment.per_token is None:
+        place = _place(granted, choices)
+        size = assignment.num_tokens * choices + 1
+        expert = expert.new_full((size,), -1).scatter(0, place, expert)[:-1]
+        weight = weight.new_zeros(size).scatter(0, place, weight)[:-1]
+        log_probability = weight.new_zeros(size).scatter(0, place, log_probability)[:-1]
+    return LayerDecision(expert.view(table), weight.view(table), log_probability.view(table))
+
+
+def _place(granted: Granted, choices: int) -> Int[Tensor, " N"]:
+    """Where each kept entry stands in a flat [T, K] table: by token, in the entries' order; the
+    others behind its end."""
+    token, kept = granted.assignment.token, granted.kept.long()
+    order = torch.argsort(token, stable=True)
+    sorted_kept = kept.index_select(0, order)
+    before = sorted_kept.cumsum(0) - sorted_kept
+    tokens = granted.assignment.num_tokens
+    totals = torch.zeros(tokens, dtype=torch.int64, device=token.device)
+    totals = totals.scatter_add_(0, token, kept)
+    start = totals.cumsum(0) - totals
+    rank = before - start.index_select(0, token.index_select(0, order))
+    rank = torch.zeros_like(rank).scatter(0, order, rank)
+    return torch.where(granted.kept, token * choices + rank, tokens * choices)

@@ -1,9 +1,25 @@
-"""The routing of a forward pass as data: which expert served which token, layer by layer."""
+"""The routing of a forward pass as data: which expert served which token, layer by layer.
 
+A record can be saved, loaded and replayed: a model that is given one takes its experts, with
+gradients to the routers through the combine weights. Another engine's is as good as ours.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
+from jaxtyping import Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from turnout.config.errors import UserError
 from turnout.moe.stats import LayerDecision
 from turnout.pytree import pytree
+
+FORMAT = "turnout-routing"
+PARTS = ("expert", "weight", "log_probability")
 
 
 @pytree(static=("names",))
@@ -13,3 +29,61 @@ class RoutingRecord:
 
     names: tuple[str, ...]
     layers: tuple[LayerDecision, ...]
+
+    @staticmethod
+    def of_experts(names: Sequence[str], expert: Int[Tensor, "B S L K"]) -> "RoutingRecord":
+        """From expert numbers alone, as serving engines return them; -1 where a token took none.
+
+        Weights and probabilities, which such a record does not know, are NaN.
+        """
+        unknown = torch.full((*expert.shape[:2], expert.shape[3]), torch.nan)
+        layers = (LayerDecision(e.long(), unknown, unknown) for e in expert.unbind(2))
+        return RoutingRecord(tuple(names), tuple(layers))
+
+    def save(self, path: Path | str) -> None:
+        """Writes a safetensors file: ``NAME.expert``, ``NAME.weight``, ``NAME.log_probability``."""
+        tensors = {
+            f"{name}.{part}": getattr(layer, part).detach().cpu().contiguous()
+            for name, layer in zip(self.names, self.layers, strict=True)
+            for part in PARTS
+        }
+        save_file(tensors, str(path), {"format": FORMAT, "layers": "\n".join(self.names)})
+
+    @staticmethod
+    def load(path: Path | str) -> "RoutingRecord":
+        """Reads what ``save`` wrote, or any file that holds ``NAME.expert`` [B, S, K] for layers.
+
+        Raises:
+            UserError: the file cannot be read, or holds no routing.
+        """
+        tensors, order = _read(Path(path))
+        found = [name.removesuffix(".expert") for name in tensors if name.endswith(".expert")]
+        names = order or sorted(found)
+        if not found or set(names) != set(found):
+            raise UserError(f"{path}: holds no record of routing (tensors NAME.expert [B, S, K])")
+        return RoutingRecord(tuple(names), tuple(_layer(tensors, name) for name in names))
+
+    def chosen(self) -> Mapping[str, Int[Tensor, "B S K"]]:
+        """The experts by layer, for ``RoutingContext.replay``."""
+        return {n: layer.expert for n, layer in zip(self.names, self.layers, strict=True)}
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
+            layers = (file.metadata() or {}).get("layers", "")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read the record {str(path)!r}: {error}") from error
+    return tensors, layers.split("\n") if layers else []
+
+
+def _layer(tensors: Mapping[str, Tensor], name: str) -> LayerDecision:
+    expert = tensors[f"{name}.expert"].long()
+    unknown = torch.full(expert.shape, torch.nan)
+    return LayerDecision(
+        expert,
+        tensors.get(f"{name}.weight", unknown),
+        tensors.get(f"{name}.log_probability", unknown),
+    )

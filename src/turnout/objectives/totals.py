@@ -67,7 +67,7 @@ def _count_batch(batch: Batch, moe: MoEConfig | None) -> Totals:
 def _count_stack(stream: Stream | None, batch: Batch, moe: MoEConfig | None) -> StackTotals:
     if stream is None:
         return StackTotals()
-    context = Contexts.of(moe).context(stream, batch, cached=False)
+    context = Contexts.of(moe).context(stream, batch)
     tokens = torch.zeros(context.num_groups, dtype=torch.int64, device=stream.mask.device)
     tokens = tokens.scatter_add(0, context.group.flatten(), stream.mask.flatten().long())
     return StackTotals(int(tokens.sum()), int((tokens > 0).sum()))

@@ -156,7 +156,7 @@ def with_product(config: RunConfig, data: Data) -> tuple[RunConfig, str]:
     dtype, _ = compute_dtype(config.train.dtype, torch.device("cpu"))
     batch = data.micro_batches(0)[0]
     longer = batch.decoder if batch.encoder is None else batch.encoder
-    rows = longer.ids.numel() * moe.router.candidates
+    rows = longer.ids.numel() * moe.router.candidates(moe.num_experts)
     expert = moe.expert_ffn(config.model.feed_forward)
     shape = ProductShape(
         rows, moe.num_experts, config.model.d_model, expert.d_ff, dtype, longer.ids.device.type

@@ -14,6 +14,7 @@ from turnout.data.bits import bits_per_byte
 from turnout.models.base import Model
 from turnout.objectives import LanguageObjective, LossReport
 from turnout.train.average import update_average
+from turnout.train.balancing import follow_loads
 from turnout.train.diagnosis import first_bad
 from turnout.train.dropout import seed_dropout
 from turnout.train.guards import fault, gradients
@@ -46,6 +47,7 @@ def optimiser_step(
         skipped += _origin(state, batches, run.train.seed)
     else:
         _update(state, norm, rate, run.train)
+        follow_loads(state.model, layers)
         state.sums = objective.collect(reports) if run.losses.scope == "previous" else None
     state.optimizer.zero_grad(set_to_none=True)
     tokens = sum(map(real_tokens, batches))

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from turnout.config.errors import require
+from turnout.config.routers.base import RouterSpec, at_least
 
 
 @dataclass(frozen=True)
-class NoisyTopKRouter:
+class NoisyTopKRouter(RouterSpec):
     """Noise of learned scale on the logits in training; softmax over the kept ``k``."""
 
     kind: ClassVar[str] = "noisy_top_k"
@@ -18,12 +19,14 @@ class NoisyTopKRouter:
         require(self.k >= 2, "router.k", self.k, "at least 2")
 
     @property
-    def candidates(self) -> int:
-        return self.k
-
-    @property
     def active(self) -> int:
         return self.k
+
+    def candidates(self, num_experts: int) -> int:
+        return self.k
+
+    def check(self, num_experts: int) -> None:
+        at_least(self.k, num_experts, self.kind)
 
     def num_params(self, d_model: int, num_experts: int) -> int:
         return 2 * d_model * num_experts

@@ -3,25 +3,26 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from turnout.config.routers.base import RouterSpec, at_least
 from turnout.config.routers.exploration import Argmax, Exploration
 
 
 @dataclass(frozen=True)
-class SwitchRouter:
+class SwitchRouter(RouterSpec):
     """Top-1; the combine weight is the raw softmax probability of the chosen expert."""
 
     kind: ClassVar[str] = "switch"
     exploration: Exploration = field(default_factory=Argmax)
 
     @property
-    def candidates(self) -> int:
-        """Choices a token names."""
+    def active(self) -> int:
         return 1
 
-    @property
-    def active(self) -> int:
-        """Experts that compute a token when nothing is dropped."""
+    def candidates(self, num_experts: int) -> int:
         return 1
+
+    def check(self, num_experts: int) -> None:
+        at_least(1, num_experts, self.kind)
 
     def num_params(self, d_model: int, num_experts: int) -> int:
         return d_model * num_experts

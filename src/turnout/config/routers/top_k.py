@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from turnout.config.errors import check_words, require
+from turnout.config.routers.base import RouterSpec, at_least
 from turnout.config.routers.exploration import Argmax, Exploration
 
 CombineWeights = Literal["raw", "renormalised", "softmax_of_selected"]
 
 
 @dataclass(frozen=True)
-class TopKRouter:
+class TopKRouter(RouterSpec):
     """``k`` experts a token; ``weights`` names the combine weight.
 
     ``raw``: the softmax probabilities (V-MoE, Flaxformer, OLMoE, DeepSeekMoE).
@@ -37,12 +38,14 @@ class TopKRouter:
         )
 
     @property
-    def candidates(self) -> int:
-        return self.k
-
-    @property
     def active(self) -> int:
         return self.k
+
+    def candidates(self, num_experts: int) -> int:
+        return self.k
+
+    def check(self, num_experts: int) -> None:
+        at_least(self.k, num_experts, self.kind)
 
     def num_params(self, d_model: int, num_experts: int) -> int:
         return d_model * num_experts

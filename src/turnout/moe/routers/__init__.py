@@ -7,6 +7,6 @@ from turnout.moe.routers import (  # noqa: F401  (each file registers itself)
     top2,
     top_k,
 )
-from turnout.moe.routers.base import Router, build_router
+from turnout.moe.routers.base import Balancer, Router, RouterShape, build_router
 
-__all__ = ["Router", "build_router"]
+__all__ = ["Balancer", "Router", "RouterShape", "build_router"]

@@ -14,8 +14,8 @@ from turnout.config.routers import NoisyTopKRouter
 from turnout.moe.assignment import Assignment
 from turnout.moe.context import RoutingContext
 from turnout.moe.noise import Stream, token_noise
-from turnout.moe.routers.base import Couples, Router, build_router
-from turnout.moe.routers.scores import best, linear_float32, router_input, router_stats
+from turnout.moe.routers.base import Couples, Router, RouterShape, build_router
+from turnout.moe.routers.scores import choose, linear_float32, router_input, router_stats
 from turnout.moe.stats import RouterStats
 
 # tensor2tensor adds 1e-2 to the softplus, so that the load stays differentiable.
@@ -31,15 +31,17 @@ class NoisyTopK(Router):
     """
 
     couples: Couples = "none"
+    couples_in_evaluation: Couples = "none"
     at_most: int | None = None
 
-    def __init__(self, *, d_model: int, num_experts: int, layer: int, choices: int) -> None:
+    def __init__(self, shape: RouterShape, choices: int) -> None:
         super().__init__()
+        self.balancer = None
         self.choices = choices
         self.active = choices
-        self.layer = layer
-        self.weight = nn.Parameter(torch.empty(num_experts, d_model))
-        self.noise_weight = nn.Parameter(torch.empty(num_experts, d_model))
+        self.layer = shape.layer
+        self.weight = nn.Parameter(torch.empty(shape.num_experts, shape.d_model))
+        self.noise_weight = nn.Parameter(torch.empty(shape.num_experts, shape.d_model))
 
     def init_weights(
         self, generator: torch.Generator | None = None, *, std: float | None = None
@@ -59,12 +61,12 @@ class NoisyTopK(Router):
             logits = clean + draw * scale
             load = smooth_load(clean, logits, scale, self.choices)
 
-        expert = best(logits, self.choices)
+        choices = choose(logits, self.choices, context)
+        expert = choices.expert
         weight = torch.softmax(logits.take_along_dim(expert, dim=1), dim=1)
-        live = context.mask.flatten().unsqueeze(1).expand_as(expert)
         log_probability = F.log_softmax(logits, dim=1)
         assignment = Assignment.token_choice(
-            expert, weight, log_probability.take_along_dim(expert, dim=1), live
+            expert, weight, log_probability.take_along_dim(expert, dim=1), choices.taken
         )
         stats = router_stats(logits, log_probability, assignment, context, load)
         return assignment, stats
@@ -93,7 +95,5 @@ def smooth_load(
 
 
 @build_router.register
-def _(
-    config: NoisyTopKRouter, *, d_model: int, num_experts: int, layer: int, init_scale: float
-) -> Router:
-    return NoisyTopK(d_model=d_model, num_experts=num_experts, layer=layer, choices=config.k)
+def _(config: NoisyTopKRouter, shape: RouterShape) -> Router:
+    return NoisyTopK(shape, config.k)

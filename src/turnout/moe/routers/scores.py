@@ -3,11 +3,14 @@
 Axes: T tokens, E experts, K choices, G routing groups.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from turnout.config.errors import UserError
 from turnout.moe.assignment import Assignment
 from turnout.moe.context import RoutingContext
 from turnout.moe.stats import RouterStats, count_by_expert, group_sum
@@ -29,6 +32,39 @@ def best(scores: Float[Tensor, "T E"], k: int) -> Int[Tensor, "T K"]:
     if k == 1:
         return scores.argmax(1, keepdim=True)
     return torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :k]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Experts that tokens name, and which of them they take up: none for padding."""
+
+    expert: Int[Tensor, "T K"]
+    taken: Bool[Tensor, "T K"]
+
+    def accepted(self, accepted: Bool[Tensor, "T K"], context: RoutingContext) -> "Choices":
+        """Only those accepted too; a record has said already what was declined."""
+        if context.chosen is not None:
+            return self
+        return Choices(self.expert, self.taken & accepted)
+
+
+def choose(scores: Float[Tensor, "T E"], k: int, context: RoutingContext) -> Choices:
+    """The ``k`` best of each token, or what a record that is replayed says.
+
+    Raises:
+        UserError: the record has another number of choices a token.
+    """
+    mask = context.mask.flatten().unsqueeze(1)
+    if context.chosen is None:
+        return Choices(best(scores, k), mask.expand(-1, k))
+    recorded = context.chosen.flatten(0, 1)
+    if recorded.shape != (scores.shape[0], k):
+        raise UserError(
+            f"replay: the record has {recorded.shape[1]} choices for each of "
+            f"{recorded.shape[0]} tokens, this layer {k} for each of {scores.shape[0]}: "
+            "it is of another model or of other text"
+        )
+    return Choices(recorded.clamp(min=0), mask & (recorded >= 0))
 
 
 def router_stats(

@@ -14,9 +14,9 @@ from turnout.config.routers import CombineWeights
 from turnout.moe.assignment import Assignment
 from turnout.moe.context import RoutingContext
 from turnout.moe.noise import token_noise
-from turnout.moe.routers.base import Couples, Router
+from turnout.moe.routers.base import Couples, Router, RouterShape
 from turnout.moe.routers.exploration import ExplorationPolicy
-from turnout.moe.routers.scores import best, linear_float32, router_input, router_stats
+from turnout.moe.routers.scores import choose, linear_float32, router_input, router_stats
 from turnout.moe.routers.weights import Acceptance, combine_weights
 from turnout.moe.stats import RouterStats
 from turnout.nn.init import matrix_normal_
@@ -31,30 +31,29 @@ class SoftmaxRouter(Router):
     """
 
     couples: Couples = "none"
+    couples_in_evaluation: Couples = "none"
 
     def __init__(
         self,
+        shape: RouterShape,
         *,
-        d_model: int,
-        num_experts: int,
-        layer: int,
         choices: int,
         weights: CombineWeights,
         exploration: ExplorationPolicy,
         acceptance: Acceptance,
         at_most: int | None = None,
-        init_scale: float = 0.1,
     ) -> None:
         super().__init__()
+        self.balancer = None
         self.choices = choices
         self.at_most = at_most
         self.active = choices if at_most is None else at_most
-        self.layer = layer
+        self.layer = shape.layer
         self.weights = weights
         self.exploration = exploration
         self.acceptance = acceptance
-        self.init_scale = init_scale
-        self.weight = nn.Parameter(torch.empty(num_experts, d_model))
+        self.init_scale = shape.init_scale
+        self.weight = nn.Parameter(torch.empty(shape.num_experts, shape.d_model))
 
     def init_weights(
         self, generator: torch.Generator | None = None, *, std: float | None = None
@@ -70,11 +69,13 @@ class SoftmaxRouter(Router):
             tokens = self.exploration.perturb_input(tokens, noise)
         logits = linear_float32(tokens, self.weight)
         scores = logits if noise is None else self.exploration.selection_scores(logits, noise)
-        expert = best(scores, self.choices)
+        choices = choose(scores, self.choices, context)
 
         log_probability = F.log_softmax(logits, dim=1)
-        chosen = log_probability.take_along_dim(expert, dim=1)
-        weight = combine_weights(self.weights, chosen.exp(), logits.take_along_dim(expert, dim=1))
-        live = self.acceptance.accept(weight, noise) & context.mask.flatten().unsqueeze(1)
-        assignment = Assignment.token_choice(expert, weight, chosen, live)
+        chosen = log_probability.take_along_dim(choices.expert, dim=1)
+        weight = combine_weights(
+            self.weights, chosen.exp(), logits.take_along_dim(choices.expert, dim=1)
+        )
+        choices = choices.accepted(self.acceptance.accept(weight, noise), context)
+        assignment = Assignment.token_choice(choices.expert, weight, chosen, choices.taken)
         return assignment, router_stats(logits, log_probability, assignment, context)

@@ -1,23 +1,18 @@
 """Switch top-1 (2101.03961, equations 1 and 2)."""
 
 from turnout.config.routers import SwitchRouter
-from turnout.moe.routers.base import Router, build_router
+from turnout.moe.routers.base import Router, RouterShape, build_router
 from turnout.moe.routers.exploration import build_exploration
 from turnout.moe.routers.softmax import SoftmaxRouter
 from turnout.moe.routers.weights import AcceptAll
 
 
 @build_router.register
-def _(
-    config: SwitchRouter, *, d_model: int, num_experts: int, layer: int, init_scale: float
-) -> Router:
+def _(config: SwitchRouter, shape: RouterShape) -> Router:
     return SoftmaxRouter(
-        d_model=d_model,
-        num_experts=num_experts,
-        layer=layer,
+        shape,
         choices=1,
         weights="raw",
         exploration=build_exploration(config.exploration),
         acceptance=AcceptAll(),
-        init_scale=init_scale,
     )
