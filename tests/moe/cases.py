@@ -10,6 +10,7 @@ from turnout.config.routers import (
     InputJitter,
     NoisyTopKRouter,
     NoTokenLeftBehindRouter,
+    ReinforceRouter,
     RouterConfig,
     SampledSoftmax,
     SwitchRouter,
@@ -30,6 +31,7 @@ ROUTERS: dict[str, RouterConfig] = {
     "noisy_top_2": NoisyTopKRouter(2),
     "top2_random": Top2Router(threshold=0.6),
     "ntlb": NoTokenLeftBehindRouter(3),
+    "reinforce": ReinforceRouter(),
 }
 
 

@@ -19,7 +19,7 @@ from turnout.objectives import LanguageObjective, StepSums
 ROWS = [[7, 5], [12], [3], [4, 4, 2], [1], [9, 2], [6], [2, 10]]
 SEGMENTS = 3
 LENGTH = 12
-ALL_ON = LossConfig(balance=0.5, router_z=0.1, importance=0.3, load=0.2, head_z=0.01)
+ALL_ON = LossConfig(balance=0.5, router_z=0.1, importance=0.3, load=0.2, entropy=0.05, head_z=0.01)
 
 
 def sparse(router: RouterConfig, capacity: float | None, group: RoutingGroup) -> MoEConfig:

@@ -54,7 +54,7 @@ def test_layers_are_summed_or_averaged():
     model = build(sparse(SwitchRouter(), None, RowsGroup()), T5)
     summed = run(model, ALL_ON, cut(8, encoder=True)).terms
     mean = run(model, replace(ALL_ON, layers="mean"), cut(8, encoder=True)).terms
-    for name in ("balance", "router_z", "importance", "load"):
+    for name in ("balance", "router_z", "importance", "load", "entropy"):
         assert mean[name] == pytest.approx(summed[name] / 2)  # one sparse layer a stack
     assert mean["language"] == summed["language"]
 
@@ -64,12 +64,12 @@ def test_total_is_the_weighted_sum():
     step = run(model, ALL_ON, cut(8))
     expected = step.terms["language"] + sum(
         getattr(ALL_ON, name) * step.terms[name]
-        for name in ("balance", "router_z", "importance", "load", "head_z")
+        for name in ("balance", "router_z", "importance", "load", "entropy", "head_z")
     )
     assert step.total == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("term", ["balance", "router_z", "importance", "load"])
+@pytest.mark.parametrize("term", ["balance", "router_z", "importance", "load", "entropy"])
 def test_one_coefficient_switches_a_term(term):
     """Alone with the term, the router's gradient differs; without any it is the language's."""
     model = build(sparse(ROUTERS["noisy_top_2"], None, RowsGroup()))

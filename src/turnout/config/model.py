@@ -10,6 +10,7 @@ from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.initialisation import FanInInit, Initialisation, NormalInit
 from turnout.config.moe import MoEConfig
 from turnout.config.positions import Positions, RelativeBias, Rotary
+from turnout.config.routers import ReinforceRouter
 
 __all__ = [
     "AttentionConfig",
@@ -55,6 +56,14 @@ class EncoderDecoderConfig:
         for name in ("encoder_layers", "decoder_layers", "encoder_length", "decoder_length"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         _check_placement(self.moe, self.stacks())
+        encoder = _moe_of_stack(self.moe, decoder=False)
+        require(
+            encoder is None or encoder.router.kind != ReinforceRouter.kind,
+            "model.moe.router.kind",
+            ReinforceRouter.kind,
+            "another router in an encoder, whose tokens are rewarded by no target of their own",
+            "give it to moe.decoder_router, and the encoder a router that learns otherwise",
+        )
 
     def dense_twin(self) -> "EncoderDecoderConfig":
         """The same model with a dense network in place of every sparse layer."""

@@ -62,6 +62,18 @@ class Head:
         )
         return HeadLoss(nats, squares, mask.sum())
 
+    @torch.no_grad()
+    def nats(
+        self, hidden: Float[Tensor, "B S D"], targets: Int[Tensor, "B S"]
+    ) -> Float[Tensor, "B S"]:
+        """Cross-entropy of each target, float32, without gradient."""
+        rows, wanted = hidden.flatten(0, 1), targets.flatten()
+        parts = [
+            F.cross_entropy(self.logits(rows[part]), wanted[part], reduction="none")
+            for part in _chunks(rows.shape[0], self.weight.shape[0])
+        ]
+        return torch.cat([rows.new_zeros(0, dtype=torch.float32), *parts]).view_as(targets)
+
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """(sum of ``lse - logit[target]``, sum of ``lse^2``) over the masked rows."""

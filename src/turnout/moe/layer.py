@@ -194,7 +194,7 @@ def _decision(granted: Granted, shape: torch.Size, choices: int) -> LayerDecisio
     assignment = granted.assignment
     expert = torch.where(granted.kept, assignment.expert, -1)
     weight = torch.where(granted.kept, assignment.weight, 0.0).detach()
-    log_probability = assignment.log_probability.detach()
+    log_probability = assignment.log_probability
     table = (*shape, choices)
     if assignment.per_token is None:
         place = _place(granted, choices)

@@ -74,8 +74,9 @@ class LayerDecision:
 
     Attributes:
         expert: chosen expert of each choice.
-        weight: its combine weight.
-        log_probability: logarithm of its probability under the router, float32.
+        weight: its combine weight, without gradient.
+        log_probability: logarithm of its probability under the router, float32, with gradient:
+            what a policy gradient is taken of.
     """
 
     expert: Int[Tensor, "B S K"]

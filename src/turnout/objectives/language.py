@@ -25,6 +25,7 @@ from turnout.moe.losses import (
 )
 from turnout.moe.stats import LayerStats
 from turnout.objectives.report import LossReport, Terms
+from turnout.objectives.router_terms import build_router_term
 from turnout.objectives.scopes import Phi, StepSums, linearised, whole
 from turnout.objectives.totals import Totals
 
@@ -37,6 +38,7 @@ class LanguageObjective:
         self.losses = losses
         self.moe = model.moe
         self._model = model
+        self._own = build_router_term(model.moe)
 
     def with_losses(self, losses: LossConfig) -> "LanguageObjective":
         """The same objective with other coefficients."""
@@ -91,12 +93,14 @@ class LanguageObjective:
         Raises:
             ValueError: a batch-wide term of several micro-batches without ``sums``.
         """
-        output = model(batch)
+        output = model(batch, routing=self._own.needs_routing)
         loss = output.head.cross_entropy(output.hidden, batch.targets, batch.target_mask, z=True)
+        own = self._own(model, batch, output, loss.nats)
         targets = max(totals.targets, 1)
         terms = Terms(
-            language=loss.nats / targets,
+            language=own.nats / targets,
             head_z=loss.z / targets,
+            router_own=own.value / targets,
             **self.layer_terms(output.layers, totals, sums),
         )
         return LossReport(
@@ -111,7 +115,9 @@ class LanguageObjective:
 
     def _weighted(self, terms: Terms) -> Float[Tensor, ""]:
         total = terms.language
-        for name in ("balance", "router_z", "importance", "load", "head_z"):
+        if self._own.coefficient > 0:
+            total = total + self._own.coefficient * terms.router_own
+        for name in ("balance", "router_z", "importance", "load", "entropy", "head_z"):
             coefficient = getattr(self.losses, name)
             # A term that is off stays out of the graph, so that its NaN cannot reach a gradient.
             if coefficient > 0:
@@ -124,7 +130,8 @@ class LanguageObjective:
         """The sparse layers' terms, unweighted, with gradient, by name."""
         share = 1 / len(layers) if layers and self.losses.layers == "mean" else 1.0
         zero = torch.zeros(())
-        terms = {"balance": zero, "router_z": zero, "importance": zero, "load": zero}
+        names = ("balance", "router_z", "importance", "load", "entropy")
+        terms = dict.fromkeys(names, zero)
         for index, stats in enumerate(layers):
             tokens = max(totals.stack(stats.stack).tokens, 1)
             at = None if sums is None else sums.layers[index]
@@ -134,6 +141,7 @@ class LanguageObjective:
                 value = _scoped_value(phi, stats, totals, scope, at)
                 terms[name] = terms[name] + share * value
             terms["router_z"] = terms["router_z"] + share * stats.router.z.sum() / tokens
+            terms["entropy"] = terms["entropy"] + share * stats.router.entropy.sum() / tokens
         return terms
 
     def _scoped(self, stats: LayerStats) -> dict[str, Phi]:

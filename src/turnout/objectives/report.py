@@ -21,6 +21,10 @@ class Terms:
         router_z: router z-loss (ST-MoE equation 5), likewise over layers.
         importance: Shazeer's CV^2 of the combine weights, likewise.
         load: Shazeer's CV^2 of the load, likewise.
+        entropy: of the router's probabilities, nats a token, likewise.
+        router_own: the term of a router that has one: the policy gradient's, whose value says
+            nothing, or the consistency of two passes, nats a target. Its coefficient is the
+            router's.
         head_z: squared log-sum-exp of the output logits, a target.
     """
 
@@ -29,6 +33,8 @@ class Terms:
     router_z: Float[Tensor, ""]
     importance: Float[Tensor, ""]
     load: Float[Tensor, ""]
+    entropy: Float[Tensor, ""]
+    router_own: Float[Tensor, ""]
     head_z: Float[Tensor, ""]
 
 

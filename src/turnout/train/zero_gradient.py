@@ -10,7 +10,7 @@ from turnout.data.batch import Batch
 from turnout.models.base import Model
 from turnout.objectives import LanguageObjective
 
-ROUTER_TERMS = ("balance", "router_z", "importance", "load")
+ROUTER_TERMS = ("balance", "router_z", "importance", "load", "entropy")
 
 
 def trainable_router(model: Model) -> list[Tensor]:

@@ -9,11 +9,19 @@ from turnout.config.routers.exploration import (
 )
 from turnout.config.routers.no_token_left_behind import NoTokenLeftBehindRouter
 from turnout.config.routers.noisy_top_k import NoisyTopKRouter
+from turnout.config.routers.reinforce import ReinforceRouter
 from turnout.config.routers.switch import SwitchRouter
 from turnout.config.routers.top2 import Top2Router
 from turnout.config.routers.top_k import CombineWeights, TopKRouter
 
-RouterConfig = SwitchRouter | TopKRouter | NoisyTopKRouter | Top2Router | NoTokenLeftBehindRouter
+RouterConfig = (
+    SwitchRouter
+    | TopKRouter
+    | NoisyTopKRouter
+    | Top2Router
+    | NoTokenLeftBehindRouter
+    | ReinforceRouter
+)
 
 __all__ = [
     "Argmax",
@@ -23,6 +31,7 @@ __all__ = [
     "InputJitter",
     "NoTokenLeftBehindRouter",
     "NoisyTopKRouter",
+    "ReinforceRouter",
     "RouterConfig",
     "SampledSoftmax",
     "SwitchRouter",

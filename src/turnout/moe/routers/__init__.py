@@ -3,6 +3,7 @@
 from turnout.moe.routers import (  # noqa: F401  (each file registers itself)
     no_token_left_behind,
     noisy_top_k,
+    reinforce,
     switch,
     top2,
     top_k,

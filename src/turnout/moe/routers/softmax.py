@@ -3,7 +3,7 @@
 Axes: B batch, S sequence, D width, T tokens = B * S, E experts, K choices a token.
 """
 
-from typing import final
+from typing import Literal, final
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ class SoftmaxRouter(Router):
         shape: RouterShape,
         *,
         choices: int,
-        weights: CombineWeights,
+        weights: CombineWeights | Literal["one"],
         exploration: ExplorationPolicy,
         acceptance: Acceptance,
         at_most: int | None = None,

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,15 +13,17 @@ from turnout.moe.noise import Stream, TokenNoise
 
 
 def combine_weights(
-    form: CombineWeights,
+    form: CombineWeights | Literal["one"],
     probability: Float[Tensor, "T K"],
     logits: Float[Tensor, "T K"],
 ) -> Float[Tensor, "T K"]:
     """Weights of the chosen experts from their probabilities and logits, before any drop.
 
     ``raw`` p_i; ``renormalised`` p_i / sum of the chosen p; ``softmax_of_selected`` the softmax
-    of the chosen logits alone (Mixtral).
+    of the chosen logits alone (Mixtral); ``one`` 1, without gradient to the router.
     """
+    if form == "one":
+        return torch.ones_like(probability)
     if form == "raw":
         return probability
     if form == "renormalised":

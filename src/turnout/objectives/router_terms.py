@@ -1,0 +1,130 @@
+"""Terms that a router brings along, beside the losses that every router may have.
+
+They are the objective's, since they need what the whole model said: its reward for a sampled
+expert, or the agreement of two passes. Axes: B batch, S sequence, G routing groups.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from turnout.config.moe import MoEConfig
+from turnout.config.routers import ReinforceRouter, RouterConfig
+from turnout.data.batch import Batch
+from turnout.models.base import Model
+from turnout.models.contexts import Contexts
+from turnout.models.outputs import ModelOutput
+from turnout.moe.stats import group_sum
+
+
+@dataclass(frozen=True)
+class Own:
+    """A router's own term: its sum over targets, its coefficient, and the passes' mean nats.
+
+    Attributes:
+        value: with gradient, to be divided by the step's targets.
+        nats: summed cross-entropy over all passes of a micro-batch, divided by their number.
+    """
+
+    value: Float[Tensor, ""]
+    nats: Float[Tensor, ""]
+
+
+class RouterTerm(ABC):
+    """What a kind of router adds to the loss of a micro-batch.
+
+    Attributes:
+        coefficient: what multiplies the term; 0 where there is none.
+        needs_routing: whether the decisions of the layers must be asked for.
+    """
+
+    coefficient: float
+    needs_routing: bool
+
+    @abstractmethod
+    def __call__(
+        self, model: Model, batch: Batch, output: ModelOutput, nats: Float[Tensor, ""]
+    ) -> Own:
+        """The term, from a pass's output and its summed cross-entropy."""
+
+
+@final
+class NoTerm(RouterTerm):
+    """Most routers learn through their combine weights."""
+
+    coefficient = 0.0
+    needs_routing = False
+
+    def __call__(
+        self, model: Model, batch: Batch, output: ModelOutput, nats: Float[Tensor, ""]
+    ) -> Own:
+        return Own(nats.new_zeros(()), nats)
+
+
+@final
+class PolicyGradient(RouterTerm):
+    """REINFORCE (Williams 1992) with a token's log-likelihood as the reward of its experts.
+
+    ``- sum_t (r_t - b_t) sum over layers of log p(e_t)``; the reward r has no gradient. The
+    baseline b is the mean reward of the *other* tokens of the routing group: it depends on no
+    action of the token itself, so the gradient stays unbiased, and as groups are never cut, on no
+    cut of the batch either. A token alone in its group has none to learn from.
+    """
+
+    needs_routing = True
+
+    def __init__(self, coefficient: float, moe: MoEConfig) -> None:
+        self.coefficient = coefficient
+        self.contexts = Contexts.of(moe)
+
+    def __call__(
+        self, model: Model, batch: Batch, output: ModelOutput, nats: Float[Tensor, ""]
+    ) -> Own:
+        assert output.routing is not None
+        advantage = self._advantage(batch, output)
+        policy = torch.stack(
+            [
+                torch.where(
+                    batch.target_mask, advantage * decision.log_probability.sum(2), 0.0
+                ).sum()
+                for stats, decision in zip(output.layers, output.routing.layers, strict=True)
+                if stats.stack == "decoder"
+            ]
+        )
+        return Own(-policy.sum(), nats)
+
+    @torch.no_grad()
+    def _advantage(self, batch: Batch, output: ModelOutput) -> Float[Tensor, "B S"]:
+        reward = -output.head.nats(output.hidden, batch.targets)
+        context = self.contexts.context(batch.decoder, batch)
+        group, mask = context.group.flatten(), batch.target_mask.flatten()
+        counted = torch.where(mask, reward.flatten(), 0.0)
+        total = group_sum(counted, group, context.num_groups).index_select(0, group)
+        number = group_sum(mask.float(), group, context.num_groups).index_select(0, group)
+        others = (total - counted) / (number - 1).clamp(min=1)
+        advantage = torch.where(mask & (number > 1), reward.flatten() - others, 0.0)
+        return advantage.view_as(reward)
+
+
+def build_router_term(moe: MoEConfig | None) -> RouterTerm:
+    """The term of the decoder's router, where it has one."""
+    if moe is None:
+        return NoTerm()
+    decoder = moe.of_stack(decoder=True)
+    return router_term(decoder.router, decoder)
+
+
+@singledispatch
+def router_term(router: RouterConfig, moe: MoEConfig) -> RouterTerm:
+    """The term that ``router`` brings along; none for most."""
+    return NoTerm()
+
+
+@router_term.register
+def _(router: ReinforceRouter, moe: MoEConfig) -> RouterTerm:
+    return PolicyGradient(router.policy, moe)
