@@ -5,9 +5,9 @@ import difflib
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from turnout.config import io
 from turnout.config.errors import UserError
@@ -82,16 +82,5 @@ def split_dotted(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def option_names(config: RunConfig) -> list[str]:
     """The dotted options of a configuration, as they are typed."""
-    names = (name for name, _ in flat(io.to_dict(config)) if "." in name)
+    names = (name for name, _ in io.flat(io.to_dict(config)) if "." in name)
     return [f"--{name.replace('_', '-')}" for name in names]
-
-
-def flat(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested tables as dotted names and values."""
-    found: list[tuple[str, Any]] = []
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            found.extend(flat(value, f"{prefix}{name}."))
-        else:
-            found.append((prefix + name, value))
-    return found

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from turnout.cli.arguments import Parser, command, flat, split_dotted
+from turnout.cli.arguments import Parser, command, split_dotted
 from turnout.cli.resolve import add_options, resolve_over
 from turnout.config import io
 from turnout.config.arms import DENSE, arms, count_runs, main_arm, total_flops
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     """Compare, or print what would be compared."""
     rest, dotted = split_dotted(arguments)
     parser = _parser()
-    known = [f"--{TABLE}.{name}" for name, _ in flat(io.to_dict(CompareConfig()))]
+    known = [f"--{TABLE}.{name}" for name, _ in io.flat(io.to_dict(CompareConfig()))]
     options = parser.parse(rest, known)
     if options.dense:
         raise UserError("compare takes no --dense: the dense twin is derived from the sparse run")

@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from turnout.cli.arguments import Parser, split_dotted
+from turnout.cli.user_code import add_trust, trust
 
 
 def run(arguments: Sequence[str]) -> int:
     """Evaluate a run as the arguments say."""
     rest, dotted = split_dotted(arguments)
     options = _parser().parse(rest)
+    trust(options.trust)
     return _evaluate(Path(options.run), options.data, dotted)
 
 
@@ -24,6 +26,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--data", nargs="+", metavar="PATH", help="evaluate on the held-out share of this text"
     )
+    add_trust(parser)
     return parser
 
 

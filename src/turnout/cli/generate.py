@@ -5,6 +5,7 @@ from pathlib import Path
 
 from turnout.cli.arguments import Parser
 from turnout.cli.lengths import room
+from turnout.cli.user_code import add_trust, trust
 from turnout.config.errors import UserError
 from turnout.config.generation import GenerateOptions
 
@@ -20,6 +21,7 @@ def run(arguments: Sequence[str]) -> int:
     options = _parser().parse(arguments)
     if not options.prompt:
         raise UserError('--prompt is missing; such as --prompt "def "')
+    trust(options.trust)
     new_tokens = options.max_new_tokens
     asked = GenerateOptions(
         max_new_tokens=MOST_NEW_TOKENS if new_tokens is None else new_tokens,
@@ -51,6 +53,7 @@ def _parser() -> Parser:
     parser.add_argument("--top-k", type=int, metavar="K", help="the K most probable tokens only")
     parser.add_argument("--top-p", type=float, metavar="P", help="the fewest that reach P")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
+    add_trust(parser)
     return parser
 
 

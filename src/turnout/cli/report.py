@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from turnout.cli.arguments import Parser
+from turnout.cli.user_code import add_trust, trust
 from turnout.config.errors import UserError
 
 
 def run(arguments: Sequence[str]) -> int:
     """Write the report and print the paths of what was written."""
     options = _parser().parse(arguments)
+    trust(options.trust)
     folders = [Path(folder) for folder in options.runs]
     out = None if options.out is None else Path(options.out)
     if options.png and len(folders) > 1:
@@ -40,4 +42,5 @@ def _parser() -> Parser:
     parser.add_argument(
         "--png", action="store_true", help="write the charts as PNG too, into RUN/pictures"
     )
+    add_trust(parser)
     return parser

@@ -4,9 +4,9 @@ The one entry point for other trackers. A name is honoured from the command line
 from a checkpoint or its configuration.
 """
 
-from importlib import import_module
 from pathlib import Path
 
+from turnout.cli.user_code import named
 from turnout.config.errors import UserError
 from turnout.train.hooks.base import Hook
 
@@ -17,16 +17,9 @@ def load_hook(name: str, run: Path) -> Hook:
     Raises:
         UserError: the name is not of that form, or leads to no hook.
     """
-    module, colon, attribute = name.partition(":")
-    if not (module and colon and attribute):
-        raise UserError(f"--hook {name}: must be package.module:factory")
-    try:
-        found = import_module(module)
-    except ImportError as error:
-        raise UserError(f"--hook {name}: cannot import {module}: {error}") from error
-    factory = getattr(found, attribute, None)
+    factory = named("--hook", name, "factory")
     if not callable(factory):
-        raise UserError(f"--hook {name}: {module} has no factory {attribute!r}")
+        raise UserError(f"--hook {name}: is no factory, which takes the run's folder")
     hook = factory(run)
     if not isinstance(hook, Hook):
         raise UserError(

@@ -8,8 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from turnout.cli.arguments import Parser, command, flat, option_names, split_dotted
+from turnout.cli.arguments import Parser, command, option_names, split_dotted
 from turnout.cli.resolve import add_options, fresh_folder, resolve
+from turnout.cli.user_code import add_trust, trust, trust_own
 from turnout.config import io
 from turnout.config.arithmetic import forward_flops
 from turnout.config.errors import UserError
@@ -38,6 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.dry_run:
         print(describe(config), end="")
         return 0
+    trust_own(config.model.moe)
     return _train(config, fresh_folder(config, options.out), None, options.hook)
 
 
@@ -74,13 +76,14 @@ def _parser() -> Parser:
     parser.add_argument(
         "--dry-run", action="store_true", help="print the resolved configuration and stop"
     )
+    add_trust(parser)
     return parser
 
 
 def _help(parser: Parser, config: RunConfig) -> str:
     """All options, with the values that the given preset has."""
     names = "\n".join(f"  {name:<18} {preset.summary}" for name, preset in PRESETS.items())
-    dotted = [pair for pair in flat(io.to_dict(config)) if "." in pair[0]]
+    dotted = [pair for pair in io.flat(io.to_dict(config)) if "." in pair[0]]
     values = "\n".join(f"  --{name.replace('_', '-')} {value}" for name, value in dotted)
     return (
         f"{parser.format_help()}\npresets:\n{names}\n\n"
@@ -108,6 +111,7 @@ def _resume(options: argparse.Namespace, dotted: dict[str, str]) -> int:
     if options.dry_run:
         print(describe(config), end="")
         return 0
+    trust(options.trust)
     checkpoint = folders.latest(folder)
     return _train(config, _run_of(checkpoint, folder), checkpoint, options.hook)
 

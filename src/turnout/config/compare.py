@@ -4,7 +4,7 @@ The file form is that of a run with one more table, ``[compare]``: a run's file 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import singledispatch
 from typing import Any, Literal
@@ -218,7 +218,7 @@ def from_table(table: Mapping[str, Any], source: str) -> Protocol:
 
 def difference(old: Protocol, new: Protocol) -> str | None:
     """The first field in which two protocols differ, with both values; None if they agree."""
-    before, after = dict(_flat(old.to_dict())), dict(_flat(new.to_dict()))
+    before, after = dict(io.flat(old.to_dict())), dict(io.flat(new.to_dict()))
     for name in (*after, *before):
         if before.get(name) != after.get(name):
             return f"{name} is {before.get(name, 'absent')} there, {after.get(name, 'absent')} here"
@@ -234,11 +234,3 @@ def baseline_defaults(names: tuple[str, ...]) -> dict[str, Any]:
     for name in names:
         require(name in BASELINES, "--baselines", name, f"of {', '.join(BASELINES)}")
     return {name: {} for name in names}
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

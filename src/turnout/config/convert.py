@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from turnout.config.errors import ConfigError, UserError, nearest
 
 NONE = "none"
+CUSTOM = "custom"  # the kind of what is named by module:Class
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ def convert(hint: Any, value: Any, base: Any, path: str) -> Any:
         return _literal(get_args(hint), _shown(value), path)
     if origin is tuple:
         return _tuple(get_args(hint)[0], value, base, path)
+    if origin is Mapping:
+        return _mapping(value, path)
     if is_dataclass(hint):
         return _dataclass(hint, value, base, path)
     return _scalar(hint, value, path)
@@ -69,7 +72,16 @@ def _union(members: tuple[Any, ...], value: Any, base: Any, path: str) -> Any:
         given = {"kind": given}
     if not isinstance(given, Mapping):
         raise ConfigError(path, given, "a table, or the name of a kind", _kinds_known(kinds))
+    given = _with_target(given)
     return _dataclass(_member(kinds, given, base, path), given, base, path)
+
+
+def _with_target(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``kind = "module:Class"`` stands for the kind ``custom`` with that target."""
+    kind = _shown(table.get("kind"))
+    if not isinstance(kind, str) or ":" not in kind:
+        return table
+    return {**table, "kind": CUSTOM, "target": kind}
 
 
 def _member(kinds: list[Any], table: Mapping[str, Any], base: Any, path: str) -> Any:
@@ -113,6 +125,19 @@ def _tuple(item: Any, value: Any, base: Any, path: str) -> tuple[Any, ...]:
     if not isinstance(given, list | tuple):
         raise ConfigError(path, given, "a list", 'such as ["a", "b"]')
     return tuple(convert(item, entry, None, f"{path}[{i}]") for i, entry in enumerate(given))
+
+
+def _mapping(value: Any, path: str) -> dict[str, Any]:
+    """A table of scalars, whose names are for somebody else to know."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(path, _shown(value), "a table")
+    found = {}
+    for name, entry in value.items():
+        given = entry.parsed() if isinstance(entry, Text) else entry
+        if not isinstance(given, bool | int | float | str):
+            raise ConfigError(join(path, str(name)), given, "a number, a string, true or false")
+        found[str(name)] = given
+    return found
 
 
 def _named(item: Any) -> bool:

@@ -28,6 +28,17 @@ def to_dict(config: Any) -> dict[str, Any]:
     return table | {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
 
 
+def flat(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested tables as dotted names and values, in order."""
+    found: list[tuple[str, Any]] = []
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            found.extend(flat(value, f"{prefix}{name}."))
+        else:
+            found.append((prefix + name, value))
+    return found
+
+
 @overload
 def from_dict(
     cls: type[T], data: Mapping[str, Any], base: T | None = None, path: str = ""
@@ -158,4 +169,6 @@ def _plain(value: Any) -> Any:
         return NONE
     if is_dataclass(value):
         return to_dict(value)
+    if isinstance(value, Mapping):
+        return dict(value)
     return [_plain(entry) for entry in value] if isinstance(value, tuple) else value

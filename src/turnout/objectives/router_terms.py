@@ -10,7 +10,7 @@ from functools import singledispatch
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from turnout.config.moe import MoEConfig
@@ -86,29 +86,30 @@ class PolicyGradient(RouterTerm):
         self, model: Model, batch: Batch, output: ModelOutput, nats: Float[Tensor, ""]
     ) -> Own:
         assert output.routing is not None
-        advantage = self._advantage(batch, output)
-        policy = torch.stack(
-            [
-                torch.where(
-                    batch.target_mask, advantage * decision.log_probability.sum(2), 0.0
-                ).sum()
-                for stats, decision in zip(output.layers, output.routing.layers, strict=True)
-                if stats.stack == "decoder"
-            ]
-        )
-        return Own(-policy.sum(), nats)
-
-    @torch.no_grad()
-    def _advantage(self, batch: Batch, output: ModelOutput) -> Float[Tensor, "B S"]:
-        reward = -output.head.nats(output.hidden, batch.targets)
         context = self.contexts.context(batch.decoder, batch)
-        group, mask = context.group.flatten(), batch.target_mask.flatten()
-        counted = torch.where(mask, reward.flatten(), 0.0)
-        total = group_sum(counted, group, context.num_groups).index_select(0, group)
-        number = group_sum(mask.float(), group, context.num_groups).index_select(0, group)
-        others = (total - counted) / (number - 1).clamp(min=1)
-        advantage = torch.where(mask & (number > 1), reward.flatten() - others, 0.0)
-        return advantage.view_as(reward)
+        reward = -output.head.nats(output.hidden, batch.targets)
+        found = advantage(reward, batch.target_mask, context.group, context.num_groups)
+        policy = [
+            torch.where(batch.target_mask, found * decision.log_probability.sum(2), 0.0).sum()
+            for stats, decision in zip(output.layers, output.routing.layers, strict=True)
+            if stats.stack == "decoder"
+        ]
+        return Own(-torch.stack(policy).sum(), nats)
+
+
+def advantage(
+    reward: Float[Tensor, "B S"],
+    mask: Bool[Tensor, "B S"],
+    group: Int[Tensor, "B S"],
+    num_groups: int,
+) -> Float[Tensor, "B S"]:
+    """A token's reward over the mean of the others of its routing group; 0 for one alone."""
+    of_token, flat = group.flatten(), mask.flatten()
+    counted = torch.where(flat, reward.flatten(), 0.0)
+    total = group_sum(counted, of_token, num_groups).index_select(0, of_token)
+    number = group_sum(flat.float(), of_token, num_groups).index_select(0, of_token)
+    others = (total - counted) / (number - 1).clamp(min=1)
+    return torch.where(flat & (number > 1), counted - others, 0.0).view_as(reward)
 
 
 def build_router_term(moe: MoEConfig | None) -> RouterTerm:

@@ -4,6 +4,7 @@ import torch
 
 from turnout.config import io
 from turnout.config.losses import LossConfig
+from turnout.config.moe import MoEConfig
 from turnout.config.train import RunConfig
 from turnout.models.base import Model
 from turnout.train.session import Session
@@ -84,7 +85,7 @@ def _sparse_lines(session: Session) -> tuple[str, ...]:
     moe = model.config.moe
     return (
         f"experts    {moe.num_experts} in each of {', '.join(name for name, _ in layers)}; router "
-        f"{_fields(moe.router)}",
+        f"{_routers(moe)}",
         f"           group {_fields(moe.group)}, priority {moe.priority}, expert dropout "
         f"{moe.expert_dropout:g}, weights after drops {_on(moe.weights_after_drops)}, dispatcher "
         f"{moe.dispatcher}, product {moe.product} ({session.product_reason})",
@@ -99,9 +100,15 @@ def _fields(config: object) -> str:
     """A configuration's kind and fields: ``top2 (second random, .., exploration argmax)``."""
     table = io.to_dict(config)
     kind = table.pop("kind")
-    parts = [f"{name} {value}" for name, value in table.items() if not isinstance(value, dict)]
-    nested = [f"{name} {value['kind']}" for name, value in table.items() if isinstance(value, dict)]
-    return f"{kind} ({', '.join([*parts, *nested])})" if table else str(kind)
+    parts = [f"{name} {value}" for name, value in io.flat(table)]
+    return f"{kind} ({', '.join(parts)})" if parts else str(kind)
+
+
+def _routers(moe: MoEConfig) -> str:
+    """The router, and the decoder's where it has one of its own."""
+    if moe.decoder_router is None:
+        return _fields(moe.router)
+    return f"{_fields(moe.router)}, in decoders {_fields(moe.decoder_router)}"
 
 
 def _slots(session: Session, *, training: bool) -> str:

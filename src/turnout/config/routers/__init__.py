@@ -1,5 +1,6 @@
 """Router configurations, a file each; ``RouterConfig`` is their union, told apart by ``kind``."""
 
+from turnout.config.routers.custom import CustomRouter
 from turnout.config.routers.exploration import (
     Argmax,
     Exploration,
@@ -21,11 +22,13 @@ RouterConfig = (
     | Top2Router
     | NoTokenLeftBehindRouter
     | ReinforceRouter
+    | CustomRouter
 )
 
 __all__ = [
     "Argmax",
     "CombineWeights",
+    "CustomRouter",
     "Exploration",
     "InputDropout",
     "InputJitter",

@@ -1,6 +1,7 @@
 """Routers, a file each; importing this package registers all of them with ``build_router``."""
 
 from turnout.moe.routers import (  # noqa: F401  (each file registers itself)
+    custom,
     no_token_left_behind,
     noisy_top_k,
     reinforce,
@@ -9,5 +10,17 @@ from turnout.moe.routers import (  # noqa: F401  (each file registers itself)
     top_k,
 )
 from turnout.moe.routers.base import Balancer, Router, RouterShape, build_router
+from turnout.moe.routers.custom import register_router
+from turnout.moe.routers.scores import choose, linear_float32, router_input, router_stats
 
-__all__ = ["Balancer", "Router", "RouterShape", "build_router"]
+__all__ = [
+    "Balancer",
+    "Router",
+    "RouterShape",
+    "build_router",
+    "choose",
+    "linear_float32",
+    "register_router",
+    "router_input",
+    "router_stats",
+]

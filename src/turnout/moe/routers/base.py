@@ -72,12 +72,24 @@ class Router(nn.Module, ABC):
         balancer: what follows the loads beside the gradient; None for most.
     """
 
-    couples: Couples
-    couples_in_evaluation: Couples
-    choices: int
-    active: int
-    at_most: int | None
-    balancer: Balancer | None
+    def __init__(
+        self,
+        *,
+        choices: int = 1,
+        active: int | None = None,
+        at_most: int | None = None,
+        couples: Couples = "none",
+        couples_in_evaluation: Couples = "none",
+        balancer: Balancer | None = None,
+    ) -> None:
+        """``active`` None stands for all choices."""
+        super().__init__()
+        self.choices = choices
+        self.active = choices if active is None else active
+        self.at_most = at_most
+        self.couples = couples
+        self.couples_in_evaluation = couples_in_evaluation
+        self.balancer = balancer
 
     @abstractmethod
     def forward(

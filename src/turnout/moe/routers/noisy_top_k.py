@@ -14,7 +14,7 @@ from turnout.config.routers import NoisyTopKRouter
 from turnout.moe.assignment import Assignment
 from turnout.moe.context import RoutingContext
 from turnout.moe.noise import Stream, token_noise
-from turnout.moe.routers.base import Couples, Router, RouterShape, build_router
+from turnout.moe.routers.base import Router, RouterShape, build_router
 from turnout.moe.routers.scores import choose, linear_float32, router_input, router_stats
 from turnout.moe.stats import RouterStats
 
@@ -30,15 +30,8 @@ class NoisyTopK(Router):
     is among the best K under a fresh draw of its own noise.
     """
 
-    couples: Couples = "none"
-    couples_in_evaluation: Couples = "none"
-    at_most: int | None = None
-
     def __init__(self, shape: RouterShape, choices: int) -> None:
-        super().__init__()
-        self.balancer = None
-        self.choices = choices
-        self.active = choices
+        super().__init__(choices=choices)
         self.layer = shape.layer
         self.weight = nn.Parameter(torch.empty(shape.num_experts, shape.d_model))
         self.noise_weight = nn.Parameter(torch.empty(shape.num_experts, shape.d_model))

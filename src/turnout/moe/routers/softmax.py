@@ -14,7 +14,7 @@ from turnout.config.routers import CombineWeights
 from turnout.moe.assignment import Assignment
 from turnout.moe.context import RoutingContext
 from turnout.moe.noise import token_noise
-from turnout.moe.routers.base import Couples, Router, RouterShape
+from turnout.moe.routers.base import Router, RouterShape
 from turnout.moe.routers.exploration import ExplorationPolicy
 from turnout.moe.routers.scores import choose, linear_float32, router_input, router_stats
 from turnout.moe.routers.weights import Acceptance, combine_weights
@@ -30,9 +30,6 @@ class SoftmaxRouter(Router):
     say how it explores, what the combine weights are and which choices are taken up.
     """
 
-    couples: Couples = "none"
-    couples_in_evaluation: Couples = "none"
-
     def __init__(
         self,
         shape: RouterShape,
@@ -43,11 +40,7 @@ class SoftmaxRouter(Router):
         acceptance: Acceptance,
         at_most: int | None = None,
     ) -> None:
-        super().__init__()
-        self.balancer = None
-        self.choices = choices
-        self.at_most = at_most
-        self.active = choices if at_most is None else at_most
+        super().__init__(choices=choices, active=at_most, at_most=at_most)
         self.layer = shape.layer
         self.weights = weights
         self.exploration = exploration

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from turnout.config import io
 from turnout.probe.report.axes import axes
@@ -194,7 +193,7 @@ def _training(facts: Facts) -> Line:
 def _differences(runs: Sequence[Facts], names: Sequence[str]) -> Block:
     """A row for every field that is not the same in all runs."""
     tables = [
-        {} if facts.config is None else dict(_flat(io.to_dict(facts.config))) for facts in runs
+        {} if facts.config is None else dict(io.flat(io.to_dict(facts.config))) for facts in runs
     ]
     fields = list(dict.fromkeys(field for each in tables for field in each if field != "out"))
     rows = [
@@ -205,12 +204,3 @@ def _differences(runs: Sequence[Facts], names: Sequence[str]) -> Block:
     if not rows:
         return text("Nothing: the runs have one configuration.")
     return table("Fields whose values differ", ["field", *names], rows)
-
-
-def _flat(tree: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
-    """``{"a": {"b": 1}}`` -> ``[("a.b", 1)]``."""
-    found = []
-    for name, value in tree.items():
-        here = f"{path}.{name}" if path else name
-        found += _flat(value, here) if isinstance(value, dict) else [(here, value)]
-    return found

@@ -1,0 +1,75 @@
+"""Terms that routers bring along: the policy gradient of REINFORCE."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.moe.cases import full_mask, relative_error
+from tests.objectives.cases import T5, RowsGroup, build, cut, run, sparse
+from turnout.config.errors import ConfigError
+from turnout.config.losses import LossConfig
+from turnout.config.routers import ReinforceRouter, SwitchRouter
+from turnout.moe import RouterShape, RoutingContext, build_router
+from turnout.objectives.router_terms import advantage
+
+OFF = LossConfig(balance=0.0, router_z=0.0)
+ROUTER = "decoder.blocks.1.feed_forward.moe.router.weight"
+
+
+def test_the_baseline_is_the_mean_of_the_others():
+    reward = torch.tensor([[-1.0, -2.0, -3.0, -9.0], [-5.0, 7.0, 7.0, 7.0]])
+    mask = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    group = torch.tensor([[0] * 4, [1] * 4])
+    # -1 - (-2 - 3) / 2 = 1.5; -2 - (-1 - 3) / 2 = 0; -3 - (-1 - 2) / 2 = -1.5; alone: 0
+    expected = [[1.5, 0.0, -1.5, 0.0], [0.0, 0.0, 0.0, 0.0]]
+    assert advantage(reward, mask, group, 3).tolist() == expected
+
+
+def test_on_average_it_is_the_gradient_of_the_expected_reward():
+    """A bandit: expert e pays pays[e]; J = sum_e p_e pays_e, dJ / dl_i = p_i (pays_i - J)."""
+    pays, logits = torch.tensor([1.0, 0.0, -1.0]), torch.tensor([0.3, 0.0, -0.2])
+    router = build_router(ReinforceRouter(), RouterShape(3, 3)).train()
+    with torch.no_grad():
+        router.weight.copy_(torch.eye(3))
+    x = logits.expand(1, 40_000, 3)
+    context = RoutingContext.of(full_mask(1, 40_000))
+    assignment, _ = router(x, context)
+    reward = pays.index_select(0, assignment.expert).view(1, -1)
+    found = advantage(reward, context.mask, context.group, 1)
+    objective = (found * assignment.log_probability.view(1, -1)).mean()
+    (gradient,) = torch.autograd.grad(objective, [router.weight])
+    p = torch.softmax(logits, 0)
+    by_logit = p * (pays - (p * pays).sum())
+    expected = by_logit.unsqueeze(1) * logits  # l = W x, the same x for every token
+    assert relative_error(gradient, expected) < 0.05  # 40,000 draws: a deviation of about 0.01
+
+
+def router_gradient(coefficient: float) -> Tensor:
+    model = build(sparse(ReinforceRouter(policy=coefficient), None, RowsGroup()))
+    return run(model, OFF, cut(8)).gradients[ROUTER]
+
+
+def test_nothing_but_the_policy_reaches_the_router():
+    one, two = router_gradient(0.1), router_gradient(0.2)
+    assert float(one.abs().max()) > 0
+    assert relative_error(two, 2 * one) < 1e-5
+
+
+def test_the_term_is_in_the_total():
+    step = run(build(sparse(ReinforceRouter(policy=0.3), None, RowsGroup())), OFF, cut(8))
+    assert step.terms["router_own"] != 0.0
+    expected = step.terms["language"] + 0.3 * step.terms["router_own"]
+    assert step.total == pytest.approx(expected, rel=1e-6)
+    switch = run(build(sparse(SwitchRouter(), None, RowsGroup())), OFF, cut(8))
+    assert switch.terms["router_own"] == 0.0
+
+
+def test_an_encoder_has_no_reward():
+    moe = sparse(ReinforceRouter(), None, RowsGroup())
+    with pytest.raises(ConfigError, match=r"^model.moe.router.kind = 'reinforce': must be another"):
+        build(moe, T5)
+
+
+def test_a_policy_without_a_coefficient_is_refused():
+    with pytest.raises(ConfigError, match=r"router.policy = 0.0: must be above 0; nothing else"):
+        ReinforceRouter(policy=0.0)
