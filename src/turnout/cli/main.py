@@ -26,6 +26,7 @@ COMMANDS = {
     "generate": Command("turnout.cli.generate", "continue a prompt, or fill its blanks"),
     "probe": Command("turnout.cli.probe", "draw a run: its curve, and which expert reads what"),
     "report": Command("turnout.cli.report", "write a run's report, or compare several, as HTML"),
+    "check": Command("turnout.cli.check", "whether a router keeps the contract, a model leaks"),
     "data": Command("turnout.cli.data", "fetch larger corpora, build shards, describe them"),
     "doctor": Command("turnout.cli.doctor", "what this machine can do, and what Turnout will use"),
 }

@@ -3,6 +3,7 @@
 Axes: N rows sorted by expert, E experts, D width, F hidden width.
 """
 
+from abc import ABC, abstractmethod
 from typing import final
 
 import torch
@@ -16,8 +17,33 @@ from turnout.nn.activations import activate
 from turnout.nn.feed_forward import apply_hidden_bias, init_network
 
 
+class ExpertStack(nn.Module, ABC):
+    """What a layer's experts are to it: E functions of a row, applied to rows sorted by expert.
+
+    Attributes:
+        num_experts: E.
+        init_scale: s of the truncated normal of std sqrt(s / fan_in) that they start from.
+    """
+
+    num_experts: int
+    init_scale: float
+
+    @abstractmethod
+    def init_weights(
+        self, generator: torch.Generator | None = None, *, std: float | None = None
+    ) -> None:
+        """Draws the initial weights; ``std`` replaces the fan-in rule."""
+
+    @abstractmethod
+    def forward(
+        self, rows: Float[Tensor, "N D"], offsets: Int[Tensor, " E"]
+    ) -> Float[Tensor, "N D"]:
+        """Applies expert e to rows ``offsets[e-1] .. offsets[e]``; the rows past the last count
+        for nothing."""
+
+
 @final
-class Experts(nn.Module):
+class Experts(ExpertStack):
     """``E`` networks ``act(x W_in) W_out``, gated and with biases as the configuration says.
 
     Weights are stacked [E, D, F] and [E, F, D], float32, and cast to the dtype of the rows.
@@ -36,6 +62,7 @@ class Experts(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.num_experts = num_experts
         self.init_scale = init_scale
         self.product = product
         self.dropout = nn.Dropout(dropout)
@@ -50,10 +77,6 @@ class Experts(nn.Module):
         self.hidden_bias = _parameter(
             (num_experts, config.d_ff) if config.hidden_bias != "none" else None
         )
-
-    @property
-    def num_experts(self) -> int:
-        return self.w_in.shape[0]
 
     def init_weights(
         self, generator: torch.Generator | None = None, *, std: float | None = None

@@ -14,7 +14,7 @@ from turnout.moe.assignment import Assignment
 from turnout.moe.capacity import grant
 from turnout.moe.context import RoutingContext
 from turnout.moe.dispatch import Dispatcher, Granted
-from turnout.moe.experts import Experts
+from turnout.moe.experts import ExpertStack
 from turnout.moe.priority import Priority, TokenOrder
 from turnout.moe.routers import Router
 from turnout.moe.stats import LayerDecision, LayerStats, RouterStats, count_by_expert, group_sum
@@ -49,7 +49,7 @@ class MoELayer(nn.Module):
     def __init__(
         self,
         router: Router,
-        experts: Experts,
+        experts: ExpertStack,
         dispatcher: Dispatcher[Any],
         *,
         priority: Priority | None = None,
