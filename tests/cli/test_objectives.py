@@ -90,3 +90,34 @@ def test_a_mixture_from_training_to_the_next_step(
     other = turnout("eval", "run", "--data", text)
     assert other.code == 2
     assert "data.paths" in other.err and "set data.mixture to none" in other.err
+
+
+BY_LABEL = ("--router", "label", "--model.moe.router.labels", "2")
+
+
+def test_a_router_by_source_needs_a_mixture(turnout: Turnout, tiny: Tiny) -> None:
+    refused = turnout("train", *tiny["causal"], *BY_LABEL, "--dry-run")
+    assert refused.code == 2
+    assert (
+        "data.mixture = None: must be given where model.moe.router.kind is 'label'" in refused.err
+    )
+
+
+@pytest.mark.slow
+def test_a_router_by_source_from_training_to_text(turnout: Turnout, tiny: Tiny) -> None:
+    at = tiny["causal"].index("--data")
+    text = tiny["causal"][at + 1]
+    options = tiny["causal"][:at] + tiny["causal"][at + 2 :]
+    Path("mixture.toml").write_text(
+        f'[[data.mixture.sources]]\nname = "code"\npaths = ["{text}"]\n'
+        f'[[data.mixture.sources]]\nname = "first"\npaths = ["{text}/00.py", "{text}/01.py"]\n'
+    )
+    trained = turnout("train", *options, "--config", "mixture.toml", *BY_LABEL, "--out", "run")
+    assert trained.code == 0, trained.err
+    assert "balance OFF (the router is fixed)" in trained.out
+    assert "no samples: moe.router.kind = 'label': reads a label of each row" in trained.out
+    more = ("generate", "run", "--prompt", "add 7", "--max-new-tokens", "2")
+    generated = turnout(*more, "--label", "1")
+    assert generated.code == 0, generated.err
+    refused = turnout(*more)
+    assert refused.code == 2 and "generate with a label" in refused.err

@@ -4,14 +4,18 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from tests.moe.cases import ROUTERS, full_mask, hidden, relative_error, small_layer
+from tests.moe.cases import ROUTERS, full_mask, hidden, relative_error, small_layer, told
 from turnout.moe import RoutingContext
 from turnout.moe.dispatch import EinsumDispatcher
 
 
 def outcomes(layer, run, seed):
     x = hidden(2, 16, seed=seed).requires_grad_()
-    context = RoutingContext.build(full_mask(2, 16), keys=torch.tensor([seed, seed + 1]))
+    context = told(
+        RoutingContext.build(
+            full_mask(2, 16), keys=torch.tensor([seed, seed + 1]), progress=seed / 4
+        )
+    )
     y, stats, decision = run(x, context)
     loss = y.square().sum() + stats.router.probability.square().sum() + stats.router.z.sum()
     grads = torch.autograd.grad(loss, [x, *layer.parameters()], allow_unused=True)
@@ -22,7 +26,7 @@ def check_compiled(layer, backend):
     compiled = torch.compile(layer, fullgraph=True, backend=backend)
     outcomes(layer, compiled, 0)
     with torch._dynamo.config.patch(error_on_recompile=True):
-        for seed in (1, 2, 3):  # other tokens, so other counts
+        for seed in (1, 2, 3):  # other tokens, so other counts, at another time of the run
             expected, found = outcomes(layer, layer, seed), outcomes(layer, compiled, seed)
             assert torch.equal(found[1], expected[1]) and torch.equal(found[2], expected[2])
             assert relative_error(found[0], expected[0]) < 1e-5
@@ -53,7 +57,7 @@ def test_inductor_gives_the_same(name):
 def test_it_traces_under_fake_tensors(name):
     layer = small_layer(ROUTERS[name], train_capacity_factor=1.0).train()
     with FakeTensorMode(allow_non_fake_inputs=True):
-        context = RoutingContext.of(torch.ones(3, 8, dtype=torch.bool))
+        context = told(RoutingContext.of(torch.ones(3, 8, dtype=torch.bool)))
         x = torch.randn(3, 8, 8, requires_grad=True)
         for way in (layer, layer.with_dispatcher(EinsumDispatcher())):
             y, stats, _ = way(x, context)

@@ -14,7 +14,19 @@ from turnout.config.moe import MoEConfig, Placement
 from turnout.config.positions import RelativeBias, Rotary
 from turnout.config.presets.switch import switch_base
 from turnout.config.presets.t5 import t5
-from turnout.config.routers import NoisyTopKRouter, NoTokenLeftBehindRouter, TopKRouter
+from turnout.config.routers import (
+    ForcedRouter,
+    HashRouter,
+    HierarchicalRouter,
+    LabelRouter,
+    MultiGateRouter,
+    NoisyTopKRouter,
+    NoTokenLeftBehindRouter,
+    SentenceRouter,
+    TaskRouter,
+    ThorRouter,
+    TopKRouter,
+)
 
 
 def pair(**changes: object) -> EncoderDecoderConfig:
@@ -94,8 +106,21 @@ def test_sparse_layers_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("router", "router_params", "active"),
-    # noisy top-k has a second matrix; of four candidates no-token-left-behind uses one
-    [(NoisyTopKRouter(3), 2 * 8 * 4, 3), (NoTokenLeftBehindRouter(4), 8 * 4, 1)],
+    # noisy top-k has a second matrix; of four candidates no-token-left-behind uses one; tables
+    # and labels hold nothing; a row of logits, or a matrix, for each of 5 tasks; two levels of 2
+    # groups and 4 experts, with noise
+    [
+        (NoisyTopKRouter(3), 2 * 8 * 4, 3),
+        (NoTokenLeftBehindRouter(4), 8 * 4, 1),
+        (HashRouter(), 0, 1),
+        (LabelRouter(3), 0, 1),
+        (ThorRouter(2), 0, 2),
+        (ForcedRouter(k=3), 0, 3),
+        (TaskRouter(5), 5 * 4, 2),
+        (SentenceRouter(), 8 * 4, 2),
+        (MultiGateRouter(5), 5 * 8 * 4, 2),
+        (HierarchicalRouter(2), 2 * 8 * (2 + 4), 4),
+    ],
 )
 def test_routers_count_what_they_hold(router: object, router_params: int, active: int) -> None:
     count = single(moe=MoEConfig(4, router=router, placement=Placement(3))).param_count()
@@ -146,6 +171,16 @@ def test_flops_of_a_sparse_layer_by_hand() -> None:
     # 2 * 7 * 144 = 2016; extra 2 * 7 * 384 = 5376. In place of 2 * 7 * 384 = 5376.
     dense = single().flops(1, 7)
     assert single(moe=moe).flops(1, 7) == dense - 5376 + 448 + 4032 + 2016 + 5376
+
+
+@pytest.mark.parametrize(
+    ("router", "routing"),
+    # 7 tokens of width 8, 4 experts: a task's own matrix is 2 * 7 * 8 * 4, a table nothing
+    [(MultiGateRouter(5, k=1), 448), (HashRouter(), 0), (TaskRouter(5, k=1), 0)],
+)
+def test_flops_of_routers_that_do_not_multiply_all_they_hold(router: object, routing: int) -> None:
+    moe = MoEConfig(4, router=router, placement=Placement(3))
+    assert single(moe=moe).flops(1, 7) == single().flops(1, 7) + routing
 
 
 @given(experts=st.integers(1, 64), layers=st.integers(4, 12), step=st.integers(1, 4))

@@ -11,11 +11,13 @@ from turnout.config.errors import ConfigError
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.initialisation import NormalInit
 from turnout.config.losses import LossConfig
+from turnout.config.mixture import MixtureConfig, SourceConfig
 from turnout.config.model import DecoderOnlyConfig
 from turnout.config.moe import DocumentGroup, Placement, RowsGroup
 from turnout.config.optimizers import AdafactorConfig, AdamWConfig
 from turnout.config.positions import RelativeBias, Rotary
 from turnout.config.presets import run
+from turnout.config.routers import LabelRouter, MultiGateRouter, RouterConfig, TaskRouter
 from turnout.config.schedules import Cosine, InverseSqrt
 from turnout.config.train import CausalConfig, RunConfig, SpanConfig, TrainConfig
 
@@ -152,3 +154,37 @@ def test_no_torch_and_no_numpy() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (found.stdout.strip(), found.stderr) == ("[]", "")
+
+
+def labelled(router: RouterConfig, sources: int, *, decoder: bool = False) -> RunConfig:
+    config = run("switch_demo")
+    moe = config.model.moe
+    assert moe is not None
+    routers = {"decoder_router": router} if decoder else {"router": router}
+    named = tuple(SourceConfig(f"s{n}") for n in range(sources))
+    data = replace(config.data, mixture=MixtureConfig(named) if named else None)
+    return replace(config, model=replace(config.model, moe=replace(moe, **routers)), data=data)
+
+
+@pytest.mark.parametrize(
+    ("router", "field"),
+    [(LabelRouter(2), "labels"), (TaskRouter(2), "tasks"), (MultiGateRouter(2), "tasks")],
+)
+@pytest.mark.parametrize("decoder", [False, True])
+def test_labels_are_the_sources_of_a_mixture(
+    router: RouterConfig, field: str, decoder: bool
+) -> None:
+    name = "decoder_router" if decoder else "router"
+    for sources in (1, 2):
+        assert labelled(router, sources, decoder=decoder).data.mixture is not None
+    with pytest.raises(ConfigError) as error:
+        labelled(router, 3, decoder=decoder)
+    assert str(error.value) == (
+        f"model.moe.{name}.{field} = 2: must be at least 3, the sources of data.mixture"
+    )
+    with pytest.raises(ConfigError) as error:
+        labelled(router, 0, decoder=decoder)
+    assert str(error.value) == (
+        f"data.mixture = None: must be given where model.moe.{name}.kind is {router.kind!r}; the "
+        "labels that this router reads are the sources of a mixture"
+    )

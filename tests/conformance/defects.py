@@ -57,6 +57,7 @@ class Planted(Subject):
         self.plant = plant
         self.sound = RouterLayer(router)
         self.d_model = self.sound.d_model
+        self.zero_z = self.sound.zero_z
 
     def layer(self, setting: Setting) -> nn.Module:
         return self.plant(self.sound.layer(setting)).train()

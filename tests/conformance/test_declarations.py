@@ -21,6 +21,23 @@ DECLARED = {
     "top2": OWN,
     "no_token_left_behind": OWN,
     "reinforce": OWN,
+    "sigmoid_top_k": OWN,
+    "sigmoid_top_k, expert groups": OWN,
+    "prototypes": OWN,
+    "top_p": OWN,
+    "null_experts": OWN,
+    "dense_to_sparse": OWN,
+    "dselect_k": OWN,
+    "hash": OWN,
+    "hash, bigram": OWN,
+    "label": OWN,
+    "task": OWN,
+    "sentence": ("group", "group", False, False, True),
+    "multi_gate": OWN,
+    "thor": OWN,
+    "forced, uniform": OWN,
+    "forced, zipf": OWN,
+    "hierarchical": OWN,
 }
 
 

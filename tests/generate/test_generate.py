@@ -8,6 +8,7 @@ import torch
 from tests.models.cases import CASES, LENGTH, MODERN, T5, batch_for, batch_of
 from turnout.config.errors import UserError
 from turnout.config.moe import DocumentGroup, RowsGroup
+from turnout.config.routers import LabelRouter
 from turnout.data.batch import Stream
 from turnout.generate import GenerateOptions, generate
 from turnout.generate.prompts import left_padded
@@ -165,3 +166,22 @@ def test_generation_drops_nothing_even_where_evaluation_may(family, group) -> No
     if group == RowsGroup():  # and without a cache the capacity holds
         model.eval()(batch_for(model.config, [16, 16], [16, 16]))
         assert any(unrouted)
+
+
+@pytest.mark.parametrize("family", ["sparse_glam", "switch"])
+def test_every_token_is_generated_under_the_label(family: str) -> None:
+    config = CASES[family]
+    assert config.moe is not None
+    model = build(replace(config, moe=replace(config.moe, router=LabelRouter(3))))
+    model.init_weights(0)
+    used: set[int] = set()
+    for layer in model.sparse_layers().values():
+        layer.register_forward_hook(
+            lambda _, inputs, outputs: used.update(outputs[2].expert.unique().tolist())
+        )
+    generate(model, PROMPTS[:3], GenerateOptions(4, label=2))
+    assert used - {-1} == {2}
+    with pytest.raises(UserError, match="reads a label of each row"):
+        generate(model, PROMPTS[:3], GenerateOptions(4))
+    with pytest.raises(UserError, match="has label 3"):
+        generate(model, PROMPTS[:3], GenerateOptions(4, label=3))

@@ -8,6 +8,7 @@ import torch
 from tests.models.cases import CASES, LENGTH, MODERN, SPARSE, T5, batch_for, batch_of, part, stream
 from turnout.config.errors import UserError
 from turnout.config.model import ModelConfig
+from turnout.config.routers import ForcedRouter, HashRouter, RouterConfig, ThorRouter
 from turnout.data.batch import Batch
 from turnout.models import Model, ModelOutput, build
 
@@ -44,6 +45,23 @@ def test_pieces_are_the_whole(name: str, side: str) -> None:
     mask = batch.decoder.mask
     expected = whole.head.logits(whole.hidden)
     torch.testing.assert_close(logits[mask], expected[mask], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(
+    "router",
+    [HashRouter("bigram", buckets=97), ThorRouter(2), ForcedRouter(), ForcedRouter("zipf")],
+)
+def test_routers_that_look_at_ids_and_positions(router: RouterConfig, side: str) -> None:
+    config = SPARSE["olmoe"]
+    assert config.moe is not None
+    model = ready(replace(config, moe=replace(config.moe, router=router)))
+    batch = batch_for(config, [16, 9, 12], [], side=side)
+    with torch.no_grad():
+        whole = model(batch).hidden
+    pieces = torch.cat([o.hidden for o in in_pieces(model, batch, [8, 9, 10, 14, 16])], dim=1)
+    mask = batch.decoder.mask
+    torch.testing.assert_close(pieces[mask], whole[mask], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", SPARSE)

@@ -1,21 +1,37 @@
 """Small layers and inputs that many tests share."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.moe import MoEConfig
 from turnout.config.routers import (
+    DenseToSparseRouter,
+    DSelectKRouter,
+    ForcedRouter,
+    HashRouter,
+    HierarchicalRouter,
     InputDropout,
     InputJitter,
+    LabelRouter,
+    MultiGateRouter,
     NoisyTopKRouter,
     NoTokenLeftBehindRouter,
+    NullExpertsRouter,
+    PrototypesRouter,
     ReinforceRouter,
     RouterConfig,
     SampledSoftmax,
+    SentenceRouter,
+    SigmoidTopKRouter,
     SwitchRouter,
+    TaskRouter,
+    ThorRouter,
     Top2Router,
     TopKRouter,
+    TopPRouter,
 )
 from turnout.moe import MoELayer, RoutingContext, build_layer
 
@@ -32,7 +48,23 @@ ROUTERS: dict[str, RouterConfig] = {
     "top2_random": Top2Router(threshold=0.6),
     "ntlb": NoTokenLeftBehindRouter(3),
     "reinforce": ReinforceRouter(),
+    "sigmoid_top_2": SigmoidTopKRouter(2, expert_groups=2, groups_kept=1, scale=2.5),
+    "prototypes": PrototypesRouter(2),
+    "top_p": TopPRouter(0.6, 3, "renormalised"),
+    # One null for two choices: every token has a true expert, as tests of all routers expect.
+    "null_experts": NullExpertsRouter(2, nulls=1, budget=1.5),
+    "dense_to_sparse": DenseToSparseRouter(),
+    "dselect_2": DSelectKRouter(2),
+    "hash_bigram": HashRouter("bigram", buckets=32),
+    "label": LabelRouter(2),
+    "task": TaskRouter(2, k=2),
+    "sentence": SentenceRouter(2),
+    "multi_gate": MultiGateRouter(2, k=2),
+    "thor_2": ThorRouter(2),
+    "forced_zipf": ForcedRouter("zipf", k=2),
+    "hierarchical": HierarchicalRouter(2),
 }
+VOCABULARY = 40
 
 
 def small_layer(
@@ -59,6 +91,7 @@ def small_layer(
         d_model=d_model,
         feed_forward=feed_forward or FeedForwardConfig(d_ff),
         group_tokens=group_tokens,
+        vocab_size=VOCABULARY,
     )
     generator = torch.Generator().manual_seed(seed)
     layer.init_weights(generator)
@@ -86,7 +119,22 @@ def ragged_context(batch: int, length: int, padding: int = 3) -> RoutingContext:
     """Right padding that grows by ``padding`` a row, with arbitrary keys."""
     lengths = torch.tensor([max(length - padding * row, 0) for row in range(batch)])
     mask = torch.arange(length) < lengths.unsqueeze(1)
-    return RoutingContext.build(mask, keys=torch.arange(batch) * 7919 + 13)
+    return told(RoutingContext.build(mask, keys=torch.arange(batch) * 7919 + 13))
+
+
+def told(context: RoutingContext, first: int = 0) -> RoutingContext:
+    """The context with ids and labels, for routers that read them; its rows count from ``first``.
+
+    Ids depend on row and position among real tokens, labels alternate.
+    """
+    row = torch.arange(context.mask.shape[0]).unsqueeze(1) + first
+    ids, before = ((row * 11 + (context.position + shift) * 7) % VOCABULARY for shift in (0, -1))
+    return replace(
+        context,
+        token_ids=torch.where(context.mask, ids, 0),
+        previous_ids=torch.where(context.mask & (context.position > 0), before, -1),
+        labels=row.squeeze(1) % 2,
+    )
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.moe.cases import ROUTERS, full_mask, hidden, ragged_context, small_layer
+from tests.moe.cases import ROUTERS, full_mask, hidden, ragged_context, small_layer, told
 from turnout.config.errors import ConfigError
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.moe import DocumentGroup, MoEConfig, RowsGroup
@@ -116,12 +116,12 @@ def test_no_token_left_behind_serves_by_the_next_best():
 def test_evaluation_is_dropless_noiseless_and_batch_invariant(name):
     layer = small_layer(ROUTERS[name], train_capacity_factor=0.5).eval()
     x = hidden(3, 8)
-    context = RoutingContext.build(full_mask(3, 8), keys=torch.tensor([1, 2, 3]))
+    context = told(RoutingContext.build(full_mask(3, 8), keys=torch.tensor([1, 2, 3])))
     y, stats, _ = layer(x, context)
     assert int(stats.unrouted.sum()) == 0
-    other_keys = RoutingContext.build(full_mask(3, 8), keys=torch.tensor([7, 8, 9]))
+    other_keys = told(RoutingContext.build(full_mask(3, 8), keys=torch.tensor([7, 8, 9])))
     assert torch.equal(layer(x, other_keys)[0], y)
-    alone = layer(x[1:2], RoutingContext.of(full_mask(1, 8)))[0]
+    alone = layer(x[1:2], told(RoutingContext.of(full_mask(1, 8)), first=1))[0]
     assert torch.allclose(alone[0], y[1], atol=1e-5)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.moe.cases import ROUTERS, hidden, ragged_context, relative_error, small_layer
+from tests.moe.cases import ROUTERS, hidden, ragged_context, relative_error, small_layer, told
 from tests.moe.loop import layer_output
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.routers import SwitchRouter, TopKRouter
@@ -75,7 +75,7 @@ def test_one_token(k):
 def test_no_real_token(name):
     layer = small_layer(ROUTERS[name], train_capacity_factor=1.0).train()
     x = torch.full((2, 4, 8), torch.nan, requires_grad=True)
-    context = RoutingContext.of(torch.zeros(2, 4, dtype=torch.bool))
+    context = told(RoutingContext.of(torch.zeros(2, 4, dtype=torch.bool)))
     for way in (layer, layer.with_dispatcher(EinsumDispatcher())):
         y, stats, _ = way(x, context)
         assert torch.equal(y, torch.zeros(2, 4, 8))

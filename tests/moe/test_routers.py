@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from tests.moe.cases import ROUTERS, full_mask, hidden, ragged_context, small_layer
+from tests.moe.cases import ROUTERS, full_mask, hidden, ragged_context, small_layer, told
 from turnout.config.errors import ConfigError
 from turnout.config.moe import MoEConfig
 from turnout.config.routers import (
@@ -18,6 +19,7 @@ from turnout.config.routers import (
     Top2Router,
     TopKRouter,
 )
+from turnout.config.routers.base import router_flops
 from turnout.moe import RouterShape, RoutingContext, build_router
 from turnout.moe.noise import Stream, token_noise
 from turnout.moe.routers.noisy_top_k import smooth_load
@@ -282,18 +284,24 @@ def test_noise_starts_with_the_published_scale():
     assert float(stats.z.detach().sum()) == pytest.approx(float(expected), rel=1e-5)
 
 
-# Reward trains `reinforce`: tests/objectives/test_router_terms.py.
-WEIGHTED = [name for name in ROUTERS if name != "reinforce"]
+# Reward trains `reinforce`: tests/objectives/test_router_terms.py. Fixed routers learn nothing.
+WEIGHTED = [n for n, router in ROUTERS.items() if n != "reinforce" and router.num_params(8, 4)]
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_the_output_alone_trains_every_router(name):
     """Whatever the auxiliary losses, the combine weights carry a gradient."""
     layer = small_layer(ROUTERS[name]).train()
-    y, _, _ = layer(hidden(2, 16), RoutingContext.of(full_mask(2, 16)))
+    y, _, _ = layer(hidden(2, 16), told(RoutingContext.of(full_mask(2, 16))))
     upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(2))
-    (grad,) = torch.autograd.grad((y * upstream).sum(), [layer.router.weight])
-    assert float(grad.abs().max()) > 1e-3
+    for grad in torch.autograd.grad((y * upstream).sum(), list(layer.router.parameters())):
+        assert float(grad.abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_every_router_has_the_parameters_its_configuration_says(name):
+    router = small_layer(ROUTERS[name], num_experts=8, d_model=6).router
+    assert sum(p.numel() for p in router.parameters()) == ROUTERS[name].num_params(6, 8)
 
 
 @pytest.mark.parametrize(
@@ -315,3 +323,13 @@ def test_a_lone_layer_draws_new_noise_each_step():
     x, mask = hidden(1, 16), full_mask(1, 16)
     draws = [layer(x, RoutingContext.of(mask, step))[2].weight for step in (0, 0, 1)]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+# One product serves a whole group of `sentence`.
+@pytest.mark.parametrize("name", [name for name in ROUTERS if name != "sentence"])
+def test_every_router_multiplies_as_much_as_its_configuration_says(name):
+    router = small_layer(ROUTERS[name], num_experts=8, d_model=6).router.train()
+    context = ragged_context(2, 8)
+    with FlopCounterMode(display=False) as counter:
+        router(hidden(2, 8, 6), context)
+    assert counter.get_total_flops() == 16 * router_flops(ROUTERS[name], 6, 8)

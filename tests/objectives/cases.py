@@ -24,7 +24,13 @@ ALL_ON = LossConfig(balance=0.5, router_z=0.1, importance=0.3, load=0.2, entropy
 
 def sparse(router: RouterConfig, capacity: float | None, group: RoutingGroup) -> MoEConfig:
     return MoEConfig(
-        4, router, train_capacity_factor=capacity, group=group, min_capacity=1, init_scale=1.0
+        4,
+        router,
+        train_capacity_factor=capacity,
+        group=group,
+        min_capacity=1,
+        init_scale=1.0,
+        allow_future_routing=True,  # for routers of a whole group, which a decoder refuses
     )
 
 
@@ -76,6 +82,7 @@ def part(
         row=number,
         encoder=stream(rows, first, width, left, 7000) if encoder else None,
         progress=0.5,
+        labels=number % 2,
     )
 
 

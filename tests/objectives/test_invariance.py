@@ -1,6 +1,7 @@
 """A loss means the same thing however the batch is cut, padded, packed or recomputed."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -48,10 +49,25 @@ def previous_sums(model) -> StepSums:
     return objective.collect([objective(model, batches[0], objective.totals(batches))])
 
 
-@pytest.mark.parametrize("scope", ["group", "batch", "previous"])
-@pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("capacity", [None, 1.0])
-@pytest.mark.parametrize("router", ROUTERS)
+# The routers whose every combination is in the fast tier; of the others one is there, the rest is
+# slow: they differ in what they choose, not in how it is summed.
+BROAD = {
+    *("switch", "switch_jitter", "switch_dropout", "switch_sampled", "top_1", "top_2_raw", "top_2"),
+    *("top_4_selected", "noisy_top_2", "top2_random", "ntlb", "reinforce"),
+}
+
+
+def combinations() -> list[object]:
+    scopes = ("group", "batch", "previous")
+    mark = pytest.mark.slow
+    found = []
+    for case in product(ROUTERS, (None, 1.0), GROUPS, scopes):
+        fast = case[0] in BROAD or case[1:] == (1.0, "document", "batch")
+        found.append(pytest.param(*case, marks=() if fast else mark))
+    return found
+
+
+@pytest.mark.parametrize(("router", "capacity", "group", "scope"), combinations())
 def test_cuts_padding_and_recomputation_change_nothing(router, capacity, group, scope):
     moe = sparse(ROUTERS[router], capacity, GROUPS[group])
     model, losses = build(moe), replace(ALL_ON, scope=scope)

@@ -1,5 +1,7 @@
 """Terms that routers bring along: the policy gradient of REINFORCE."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,7 +10,8 @@ from tests.moe.cases import full_mask, relative_error
 from tests.objectives.cases import T5, RowsGroup, build, cut, run, sparse
 from turnout.config.errors import ConfigError
 from turnout.config.losses import LossConfig
-from turnout.config.routers import ReinforceRouter, SwitchRouter
+from turnout.config.routers import ReinforceRouter, SwitchRouter, ThorRouter
+from turnout.models.head import Head
 from turnout.moe import RouterShape, RoutingContext, build_router
 from turnout.objectives.router_terms import advantage
 
@@ -73,3 +76,26 @@ def test_an_encoder_has_no_reward():
 def test_a_policy_without_a_coefficient_is_refused():
     with pytest.raises(ConfigError, match=r"router.policy = 0.0: must be above 0; nothing else"):
         ReinforceRouter(policy=0.0)
+
+
+def test_the_divergence_by_hand():
+    # logits (ln 3, 0) and (0, 0): p = (3/4, 1/4), q = (1/2, 1/2);
+    # 1/2 [(1/4) (ln 3/4 - ln 1/2) + (-1/4) (ln 1/4 - ln 1/2)] = 1/8 ln 3
+    head = Head(torch.tensor([[1.0], [0.0]]))
+    one, other = torch.full((1, 2, 1), math.log(3)), torch.zeros(1, 2, 1)
+    mask = torch.tensor([[True, False]])
+    assert float(head.divergence(one, other, mask)) == pytest.approx(math.log(3) / 8)
+    assert float(head.divergence(one, one, mask)) == 0.0
+
+
+def test_two_passes_of_thor():
+    model = build(sparse(ThorRouter(consistency=2.5), None, RowsGroup()))
+    one_pass = build(sparse(ThorRouter(consistency=0.0), None, RowsGroup()))
+    two, one = run(model, OFF, cut(8)), run(one_pass, OFF, cut(8))
+    assert two.terms["router_own"] > 0 and one.terms["router_own"] == 0.0
+    assert two.terms["language"] != one.terms["language"]
+    expected = two.terms["language"] + 2.5 * two.terms["router_own"]
+    assert two.total == pytest.approx(expected, rel=1e-6)
+    again = run(model, OFF, cut(2))
+    assert again.total == pytest.approx(two.total, rel=1e-5)
+    assert run(model.eval(), OFF, cut(8)).terms["router_own"] == 0.0

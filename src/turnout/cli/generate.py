@@ -29,6 +29,7 @@ def run(arguments: Sequence[str]) -> int:
         top_k=options.top_k,
         top_p=options.top_p,
         seed=options.seed,
+        label=options.label,
     )
     return _generate(Path(options.run), options.prompt, asked, new_tokens)
 
@@ -53,6 +54,9 @@ def _parser() -> Parser:
     parser.add_argument("--top-k", type=int, metavar="K", help="the K most probable tokens only")
     parser.add_argument("--top-p", type=float, metavar="P", help="the fewest that reach P")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
+    parser.add_argument(
+        "--label", type=int, metavar="N", help="for routers that read labels: the source's number"
+    )
     add_trust(parser)
     return parser
 

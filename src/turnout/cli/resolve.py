@@ -47,15 +47,14 @@ def resolve_over(
     config = _base(table, options)
     if options.dense:
         config = presets.dense_twin(config)
-    if options.router is not None:
-        if config.model.moe is None:
-            raise UserError(f"--router {options.router}: the model has no sparse layer")
-        config = io.override(config, {"model.moe.router": options.router})
+    if options.router is not None and config.model.moe is None:
+        raise UserError(f"--router {options.router}: the model has no sparse layer")
     if options.data:
         config = replace(config, data=replace(config.data, paths=tuple(options.data)))
+    places = {"router": "model.moe.router", "optimizer": "optimizer", "schedule": "schedule"}
     kinds = {
-        name: given
-        for name in ("optimizer", "schedule")
+        place: given
+        for name, place in places.items()
         if (given := getattr(options, name)) is not None
     }
     return io.override(config, {**kinds, **dotted})

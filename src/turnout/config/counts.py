@@ -13,6 +13,7 @@ from turnout.config.attention import AttentionConfig
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.moe import MoEConfig
 from turnout.config.positions import Positions
+from turnout.config.routers.base import router_flops
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ class Stack:
     def sparse_layers(self) -> tuple[int, ...]:
         """Indices of the layers whose feed-forward network is sparse."""
         return () if self.moe is None else self.moe.placement.sparse_layers(self.num_layers)
+
+    @property
+    def sparse(self) -> tuple[MoEConfig, ...]:
+        """The configuration of each sparse layer."""
+        return () if self.moe is None else self.moe.of_layers(len(self.sparse_layers))
 
 
 @runtime_checkable
@@ -147,17 +153,19 @@ def _backbone(stack: Stack) -> Components:
 
 def _sparse(stack: Stack, active: bool) -> Components:
     """The sparse layers' networks: all experts, or those that compute one token."""
-    moe, layers, width = stack.moe, len(stack.sparse_layers), stack.d_model
-    if moe is None:
-        return Components()
+    return sum((_sparse_layer(stack, moe, active) for moe in stack.sparse), Components())
+
+
+def _sparse_layer(stack: Stack, moe: MoEConfig, active: bool) -> Components:
+    width = stack.d_model
     experts = moe.router.active if active else moe.num_experts
     shared = moe.shared_ffn(stack.feed_forward)
     extra = stack.feed_forward.num_params(width) + width
     return Components(
-        experts=layers * experts * moe.expert_ffn(stack.feed_forward).num_params(width),
-        shared_experts=0 if shared is None else layers * shared.num_params(width),
-        router=layers * moe.router.num_params(width, moe.num_experts),
-        extra_ffn=layers * extra if moe.extra_ffn else 0,
+        experts=experts * moe.expert_ffn(stack.feed_forward).num_params(width),
+        shared_experts=0 if shared is None else shared.num_params(width),
+        router=moe.router.num_params(width, moe.num_experts),
+        extra_ffn=extra if moe.extra_ffn else 0,
     )
 
 
@@ -184,15 +192,13 @@ def _stack_flops(stack: Stack, batch: int, length: int) -> int:
     dense = stack.num_layers - len(stack.sparse_layers)
     flops = stack.num_layers * attention
     flops += dense * _ffn_flops(stack.feed_forward, tokens, width)
-    return flops + len(stack.sparse_layers) * _sparse_flops(stack, tokens)
+    return flops + sum(_sparse_flops(stack, moe, tokens) for moe in stack.sparse)
 
 
-def _sparse_flops(stack: Stack, tokens: int) -> int:
+def _sparse_flops(stack: Stack, moe: MoEConfig, tokens: int) -> int:
     """Router, experts over T * k rows, shared experts and the extra network of one layer."""
-    moe, width = stack.moe, stack.d_model
-    if moe is None:
-        return 0
-    flops = 2 * tokens * moe.router.num_params(width, moe.num_experts)
+    width = stack.d_model
+    flops = tokens * router_flops(moe.router, width, moe.num_experts)
     flops += _ffn_flops(moe.expert_ffn(stack.feed_forward), tokens * moe.router.active, width)
     shared = moe.shared_ffn(stack.feed_forward)
     if shared is not None:

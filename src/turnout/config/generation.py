@@ -14,6 +14,7 @@ class GenerateOptions:
     ``start_id`` is what the decoder of an encoder-decoder reads first.
     ``visible_prompt`` lets the tokens of a decoder's prompt read each other in both directions,
     as a model trained with a visible prefix expects; an encoder's prompt always does.
+    ``label`` is the label of every row, for models whose routers read one.
     """
 
     max_new_tokens: int = 64
@@ -24,6 +25,7 @@ class GenerateOptions:
     stop_ids: tuple[int, ...] = ()
     start_id: int = 0
     visible_prompt: bool = False
+    label: int | None = None
 
     def __post_init__(self) -> None:
         require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")

@@ -172,7 +172,16 @@ def _check_common(vocab_size: int, d_model: int, dropout: float, norm_epsilon: f
 
 def _check_placement(moe: MoEConfig | None, stacks: tuple[counts.Stack, ...]) -> None:
     """A sparse model has a sparse layer: nothing is silently off."""
-    if moe is None or any(stack.sparse_layers for stack in stacks):
+    if moe is None:
+        return
+    if any(stack.sparse_layers for stack in stacks):
+        for stack in stacks:
+            require(
+                not moe.pyramid or len(moe.pyramid) == len(stack.sparse_layers),
+                "model.moe.pyramid",
+                list(moe.pyramid),
+                f"a list of {len(stack.sparse_layers)}, one a sparse layer of the {stack.name}",
+            )
         return
     layers = max(stack.num_layers for stack in stacks)
     raise ConfigError(

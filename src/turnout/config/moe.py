@@ -85,12 +85,16 @@ class MoEConfig:
     ``init_scale`` is s of the truncated normal of std sqrt(s / fan_in) that router and experts
     start from (Switch section 2.4: 0.1); None initialises them as the model's other matrices.
     ``decoder_router`` is for decoders where ``router`` may read ahead, as experts that choose
-    their tokens do (T5X: expert choice in the encoder, top-2 in the decoder).
+    their tokens do (T5X: expert choice in the encoder, top-2 in the decoder). ``pyramid`` gives the
+    experts of each sparse layer of a stack, first to last, ``num_experts`` the most of them
+    (DeepSpeed-MoE, 2201.05596: more in later layers); its residual experts are one
+    ``shared_experts`` beside top-1.
     """
 
     num_experts: int
     router: RouterConfig = field(default_factory=SwitchRouter)
     decoder_router: RouterConfig | None = None
+    pyramid: tuple[int, ...] = ()
     expert: FeedForwardConfig | None = None
     shared_experts: int = 0
     extra_ffn: bool = False
@@ -111,9 +115,7 @@ class MoEConfig:
     def __post_init__(self) -> None:
         check_words(self, "moe")
         require(self.num_experts >= 1, "moe.num_experts", self.num_experts, "at least 1")
-        for router in (self.router, self.decoder_router):
-            if router is not None:
-                router.check(self.num_experts)
+        self._check_routers()
         for name in ("train_capacity_factor", "eval_capacity_factor"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
@@ -136,12 +138,30 @@ class MoEConfig:
             0 <= self.expert_dropout < 1, "moe.expert_dropout", self.expert_dropout, "in [0, 1)"
         )
 
+    def _check_routers(self) -> None:
+        require(
+            not self.pyramid or (max(self.pyramid) == self.num_experts and min(self.pyramid) >= 1),
+            "moe.pyramid",
+            list(self.pyramid),
+            f"of numbers from 1, the most of which is moe.num_experts ({self.num_experts})",
+        )
+        for router in (self.router, self.decoder_router):
+            if router is not None:
+                for experts in sorted({self.num_experts, *self.pyramid}):
+                    router.check(experts)
+
     def of_stack(self, decoder: bool) -> "MoEConfig":
         """The same for one stack: ``router`` is the one that it takes."""
         if self.decoder_router is None:
             return self
         router = self.decoder_router if decoder else self.router
         return replace(self, router=router, decoder_router=None)
+
+    def of_layers(self, count: int) -> "tuple[MoEConfig, ...]":
+        """The same for each of a stack's ``count`` sparse layers, with its number of experts."""
+        if not self.pyramid:
+            return (self,) * count
+        return tuple(replace(self, num_experts=number, pyramid=()) for number in self.pyramid)
 
     def expert_ffn(self, feed_forward: FeedForwardConfig) -> FeedForwardConfig:
         """The shape of one expert in a stack whose dense layers are ``feed_forward``."""
@@ -155,7 +175,8 @@ class MoEConfig:
         return replace(expert, d_ff=self.shared_experts * expert.d_ff)
 
     def expert_capacity(self, factor: float | None, group_tokens: int) -> int | None:
-        """Slots of one expert in one group: ``rounded(factor * k * group_tokens / E)``.
+        """Slots of one expert in one group: ``rounded(factor * k * group_tokens / E)``, where k is
+        E for a router that starts dense.
 
         A constant of the configuration, so that neither padding nor an appended token moves it
         (Switch eq. 3; GShard: k = 2). The named roundings are those of the papers' code:
@@ -165,7 +186,8 @@ class MoEConfig:
         """
         if factor is None:
             return None
-        exact = round(factor * self.router.active * group_tokens / self.num_experts, 9)
+        choices = self.num_experts if self.router.starts_dense else self.router.active
+        exact = round(factor * choices * group_tokens / self.num_experts, 9)
         if exact >= group_tokens:
             return group_tokens
         rounded = _ROUNDINGS[self.capacity_rounding](exact)

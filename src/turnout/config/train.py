@@ -16,6 +16,7 @@ from turnout.config.objective import PrefixConfig as PrefixConfig
 from turnout.config.objective import SpanConfig as SpanConfig
 from turnout.config.objective import TextToTextConfig as TextToTextConfig
 from turnout.config.optimizers import AdamWConfig, OptimizerConfig
+from turnout.config.routers.base import labels_read
 from turnout.config.schedules import Cosine, ScheduleConfig
 from turnout.config.tokenizers import BytesConfig, TokenizerConfig
 
@@ -128,6 +129,7 @@ class RunConfig:
         for path, objective in self.objectives().items():
             _check_objective(path, self.model, objective)
         _check_groups(self.model, self.train)
+        _check_labels(self.model, self.data)
 
     def objectives(self) -> Mapping[str, ObjectiveConfig]:
         """The run's objective and those of a mixture's sources, by the place they are given in."""
@@ -185,6 +187,31 @@ def _check_groups(model: ModelConfig, train: TrainConfig) -> None:
             train.micro_batches,
             f"one of {valid}",
             f"{train.micro_batch_rows} rows a micro-batch cut a routing group of {rows} rows",
+        )
+
+
+def _check_labels(model: ModelConfig, data: DataConfig) -> None:
+    """A router that reads labels has one for every source of the mixture."""
+    moe = model.moe
+    routers = {} if moe is None else {"router": moe.router, "decoder_router": moe.decoder_router}
+    for name, router in routers.items():
+        known = None if router is None else labels_read(router)
+        if router is None or known is None:
+            continue
+        field, labels = known
+        mixture = data.mixture
+        if mixture is None:
+            raise ConfigError(
+                "data.mixture",
+                None,
+                f"given where model.moe.{name}.kind is {router.kind!r}",
+                "the labels that this router reads are the sources of a mixture",
+            )
+        require(
+            len(mixture.sources) <= labels,
+            f"model.moe.{name}.{field}",
+            labels,
+            f"at least {len(mixture.sources)}, the sources of data.mixture",
         )
 
 

@@ -1,6 +1,7 @@
 """Layers of other packages under the same properties, those that need no look inside."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import final
 
@@ -26,6 +27,7 @@ class ForeignLayer(Subject):
     """
 
     white_box, takes_capacity = False, False
+    zero_z = math.nan
 
     def __init__(
         self,

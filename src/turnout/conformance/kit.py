@@ -10,7 +10,7 @@ from turnout.conformance.verdict import Finding, Verdict
 
 def check(
     subject: Subject,
-    properties: Iterable[Property] = PROPERTIES,
+    properties: Iterable[Property] | None = None,
     tell: Callable[[Finding], None] | None = None,
 ) -> Verdict:
     """The verdict on a subject.
@@ -20,7 +20,7 @@ def check(
         tell: is given each finding as it is made.
     """
     findings = []
-    for asked in properties:
+    for asked in PROPERTIES if properties is None else properties:
         found = _find(subject, asked)
         findings.append(found)
         if tell is not None:

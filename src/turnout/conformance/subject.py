@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.moe import MoEConfig
 from turnout.config.routers import RouterConfig
+from turnout.conformance.examples import zero_z
 from turnout.conformance.samples import LENGTH, VOCABULARY
 from turnout.moe.build import build_layer
 from turnout.moe.context import RoutingContext
@@ -58,6 +59,7 @@ class Subject(ABC):
         white_box: whether its layers are MoELayers, or wrap one, with router and experts to see.
         takes_capacity: whether Setting's factors have an effect.
         pads: whether it can be told which tokens are padding.
+        zero_z: the router z-loss of zero logits.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Subject(ABC):
     white_box: bool
     takes_capacity: bool
     pads: bool
+    zero_z: float
 
     @abstractmethod
     def layer(self, setting: Setting) -> nn.Module:
@@ -94,6 +97,7 @@ class RouterLayer(Subject):
         self.router = router
         self.name = router.kind if name is None else name
         self.num_experts = num_experts
+        self.zero_z = zero_z(router, num_experts)
 
     def layer(self, setting: Setting) -> MoELayer:
         config = MoEConfig(

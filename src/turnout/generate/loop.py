@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Int
@@ -73,7 +74,8 @@ def _tokens(
 def _next(batch: Batch, token: Int[Tensor, " B"], live: Bool[Tensor, " B"]) -> Batch:
     """A batch of one new token a row; rows that have stopped are padding from here on."""
     position = batch.decoder.position[:, -1:] + 1
-    return batch_of(stream_of(token.unsqueeze(1), live.unsqueeze(1), position))
+    new = batch_of(stream_of(token.unsqueeze(1), live.unsqueeze(1), position))
+    return replace(new, labels=batch.labels)
 
 
 def _stops(token: Int[Tensor, " B"], options: GenerateOptions) -> Bool[Tensor, " B"]:

@@ -78,7 +78,8 @@ def _(
     device: torch.device,
 ) -> Batch:
     stream = left_padded(prompts, device)
-    return batch_of(replace(stream, visible=stream.mask) if options.visible_prompt else stream)
+    stream = replace(stream, visible=stream.mask) if options.visible_prompt else stream
+    return batch_of(stream, label=options.label)
 
 
 @first_batch.register
@@ -89,7 +90,7 @@ def _(
     device: torch.device,
 ) -> Batch:
     first = left_padded([[options.start_id]] * len(prompts), device)
-    return batch_of(first, left_padded(prompts, device))
+    return batch_of(first, left_padded(prompts, device), label=options.label)
 
 
 def left_padded(rows: list[list[int]], device: torch.device) -> Stream:
@@ -106,8 +107,8 @@ def stream_of(ids: Tensor, mask: Tensor, position: Tensor) -> Stream:
     return Stream(ids=ids, mask=mask, segment=mask.long(), position=position)
 
 
-def batch_of(decoder: Stream, encoder: Stream | None = None) -> Batch:
-    """A batch without targets."""
+def batch_of(decoder: Stream, encoder: Stream | None = None, *, label: int | None = None) -> Batch:
+    """A batch without targets; every row has the ``label``, if there is one."""
     row = torch.arange(decoder.ids.shape[0], device=decoder.ids.device)
     return Batch(
         decoder=decoder,
@@ -116,4 +117,5 @@ def batch_of(decoder: Stream, encoder: Stream | None = None) -> Batch:
         keys=row,
         row=row,
         encoder=encoder,
+        labels=None if label is None else torch.full_like(row, label),
     )

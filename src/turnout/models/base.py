@@ -151,14 +151,14 @@ def replayed(
         return context
     if cached:
         raise UserError("replay: goes with whole rows, not with a cache; leave out one of them")
-    recorded = replay.chosen()
+    recorded = replay.by_layer()
     for name, layer in stack.sparse_layers().items():
         if name not in recorded:
             raise UserError(
                 f"replay: the record has no layer {name!r} (it has {', '.join(recorded)}): "
                 "it is of another model"
             )
-        expert, experts = recorded[name], layer.experts.num_experts
+        expert, experts = recorded[name].named, layer.experts.num_experts
         if expert.shape[:2] != context.mask.shape:
             raise UserError(
                 f"replay: {name} is recorded for {tuple(expert.shape[:2])} tokens, the batch has "

@@ -234,5 +234,6 @@ def _attention(shape: StackShape) -> Attention:
 
 def _feed_forward(shape: StackShape, layer: int) -> FeedForwardSublayer:
     if shape.moe is not None and layer in shape.sparse:
-        return SparseSublayer(shape, shape.moe, layer)
+        own = shape.moe.of_layers(len(shape.sparse))[sorted(shape.sparse).index(layer)]
+        return SparseSublayer(shape, own, layer)
     return DenseSublayer(shape)

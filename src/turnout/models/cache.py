@@ -77,6 +77,11 @@ class Cache:
         ids = torch.where(self.mask, self.ids, -1)[:, max(start - 1, 0) : self.used - 1]
         return F.pad(ids, (new - ids.shape[1], 0), value=-1)
 
+    def positions(self, new: int) -> Int[Tensor, "B S"]:
+        """The index of each of the last ``new`` tokens among the real tokens of its row."""
+        before = self.mask[:, : self.used].cumsum(1) - 1
+        return before.clamp(min=0)[:, self.used - new :]
+
     def advanced(self, ids: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> "Cache":
         """The cache with new tokens counted in; their ids and mask are written in place.
 

@@ -116,13 +116,19 @@ class Contexts:
         """The context of ``stream``; with a cache, of the last tokens that it counted in."""
         if cache is None:
             return self.whole.context(stream, batch)
-        context = self.steps.context(stream, batch)
-        return replace(context, partial=True, previous_ids=cache.previous_ids(stream.ids.shape[1]))
+        context, new = self.steps.context(stream, batch), stream.ids.shape[1]
+        return replace(
+            context,
+            partial=True,
+            dropless=True,
+            position=cache.positions(new),
+            previous_ids=cache.previous_ids(new),
+        )
 
     def alone(self, stream: Stream, batch: Batch) -> RoutingContext:
         """The context of whole rows, each by itself, as an encoder reads them once for a cache."""
-        partial = not self.whole.within_row
-        return replace(self.steps.context(stream, batch), partial=partial)
+        context, partial = self.steps.context(stream, batch), not self.whole.within_row
+        return replace(context, partial=partial, dropless=True)
 
 
 def previous_ids(stream: Stream) -> Int[Tensor, "B S"]:

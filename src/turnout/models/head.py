@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 CHUNK_ELEMENTS = 1 << 23  # logits of a chunk: 32 MiB in float32
 
@@ -61,6 +62,28 @@ class Head:
             rows, self.weight, targets.flatten(), mask.flatten(), z
         )
         return HeadLoss(nats, squares, mask.sum())
+
+    def divergence(
+        self,
+        one: Float[Tensor, "B S D"],
+        other: Float[Tensor, "B S D"],
+        mask: Bool[Tensor, "B S"],
+    ) -> Float[Tensor, ""]:
+        """Symmetric Kullback-Leibler divergence of two predictions, summed where ``mask``.
+
+        ``1/2 sum_v (p_v - q_v) (log p_v - log q_v)``, float32, with gradient to both; the logits
+        of a chunk are computed again in the backward pass.
+        """
+        left, right, wanted = one.flatten(0, 1), other.flatten(0, 1), mask.flatten()
+        total = torch.zeros((), dtype=torch.float32, device=one.device)
+        for part in _chunks(left.shape[0], self.weight.shape[0]):
+            apart = checkpoint(self._apart, left[part], right[part], use_reentrant=False)
+            total = total + torch.where(wanted[part], apart, 0.0).sum()
+        return total
+
+    def _apart(self, one: Float[Tensor, "C D"], other: Float[Tensor, "C D"]) -> Float[Tensor, " C"]:
+        log_p, log_q = (self.logits(rows).log_softmax(-1) for rows in (one, other))
+        return 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)
 
     @torch.no_grad()
     def nats(

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from turnout.config.errors import UserError
 from turnout.moe.hashing import mix
+from turnout.moe.stats import LayerDecision
 from turnout.pytree import pytree
 
 
-@pytree(static=("num_groups", "groups_per_block", "partial"))
+@pytree(static=("num_groups", "groups_per_block", "partial", "dropless"))
 @dataclass(frozen=True)
 class RoutingContext:
     """Everything about the tokens of one stack that routing may depend on.
@@ -34,10 +35,11 @@ class RoutingContext:
         token_ids: vocabulary ids, for routers that read them.
         previous_ids: the id before each token in its document, -1 before the first.
         labels: one integer a row (domain, language or task), for routers that read it.
-        replay: experts that tokens must take, by the name of a sparse layer; from a record.
-        chosen: the same for the layer at hand, which sets it; -1 where a token takes none.
-        partial: the groups continue outside these tokens, as under a KV cache. A group is never
-            cut, so no capacity applies and nothing is dropped.
+        replay: decisions to take over, by the name of a sparse layer; from a record.
+        chosen: the same for the layer at hand, which sets it.
+        partial: the groups continue outside these tokens, as under a KV cache: no router can
+            decide over a whole group.
+        dropless: no capacity applies, as in generation, and always where groups are partial.
     """
 
     mask: Bool[Tensor, "B S"]
@@ -50,9 +52,10 @@ class RoutingContext:
     token_ids: Int[Tensor, "B S"] | None = None
     previous_ids: Int[Tensor, "B S"] | None = None
     labels: Int[Tensor, " B"] | None = None
-    replay: Mapping[str, Int[Tensor, "B S K"]] | None = None
-    chosen: Int[Tensor, "B S K"] | None = None
+    replay: Mapping[str, LayerDecision] | None = None
+    chosen: LayerDecision | None = None
     partial: bool = False
+    dropless: bool = False
 
     @staticmethod
     def of(mask: Bool[Tensor, "B S"], step: int = 0) -> "RoutingContext":

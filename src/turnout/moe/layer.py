@@ -121,6 +121,8 @@ class MoELayer(nn.Module):
         if context.replay is not None:
             context = replace(context, replay=None, chosen=context.replay.get(self.name))
         assignment, router_stats = self.router(x, context)
+        if context.chosen is not None:
+            assignment = _as_served(assignment, context.chosen)
         granted = self._grant(assignment, context)
         dispatched = self.dispatcher.dispatch(x.flatten(0, 1), granted)
         rows = self.experts(dispatched.rows, dispatched.offsets)
@@ -130,12 +132,12 @@ class MoELayer(nn.Module):
         return (
             y,
             self._stats(router_stats, granted, context),
-            _decision(granted, x.shape[:2], self.router.choices),
+            _decision(granted, context, self.router.choices),
         )
 
     def _grant(self, assignment: Assignment, context: RoutingContext) -> Granted:
         capacity = self.capacity.train if self.training else self.capacity.evaluation
-        capacity = None if context.partial else capacity
+        capacity = None if context.dropless else capacity
         group = context.group.flatten()
         bounded = capacity is not None or self.router.at_most is not None
         priority = self.priority if self.training else self.priority.noiseless()
@@ -189,20 +191,33 @@ def renormalise(assignment: Assignment, kept: Bool[Tensor, " N"]) -> Assignment:
     return replace(assignment, weight=weight / total.index_select(0, assignment.token))
 
 
-def _decision(granted: Granted, shape: torch.Size, choices: int) -> LayerDecision:
+def _as_served(assignment: Assignment, chosen: LayerDecision) -> Assignment:
+    """Without the choices that a record says were dropped."""
+    served = (chosen.expert >= 0).flatten() & assignment.live
+    weight = torch.where(served, assignment.weight, 0.0)
+    return replace(assignment, live=served, weight=weight)
+
+
+def _decision(granted: Granted, context: RoutingContext, choices: int) -> LayerDecision:
     """The decisions as a [B, S, K] table; token-choice assignments are one already."""
-    assignment = granted.assignment
+    assignment, table = granted.assignment, (*context.mask.shape, choices)
     expert = torch.where(granted.kept, assignment.expert, -1)
     weight = torch.where(granted.kept, assignment.weight, 0.0).detach()
     log_probability = assignment.log_probability
-    table = (*shape, choices)
     if assignment.per_token is None:
         place = _place(granted, choices)
         size = assignment.num_tokens * choices + 1
-        expert = expert.new_full((size,), -1).scatter(0, place, expert)[:-1]
+        expert = expert.new_full((size,), -1).scatter(0, place, expert)[:-1].view(table)
         weight = weight.new_zeros(size).scatter(0, place, weight)[:-1]
         log_probability = weight.new_zeros(size).scatter(0, place, log_probability)[:-1]
-    return LayerDecision(expert.view(table), weight.view(table), log_probability.view(table))
+        named, live = expert, expert >= 0
+    else:
+        real = context.mask.unsqueeze(2)
+        named = torch.where(real, assignment.expert.view(table), -1)
+        live = assignment.live.view(table)
+    return LayerDecision(
+        expert.view(table), named, live, weight.view(table), log_probability.view(table)
+    )
 
 
 def _place(granted: Granted, choices: int) -> Int[Tensor, " N"]:

@@ -24,6 +24,8 @@ class Stream(enum.IntEnum):
     SECOND_EXPERT = 3
     LOGITS = 4
     ORDER = 5
+    FIXED_EXPERT = 6
+    SECONDARY_LOGITS = 7
 
 
 @dataclass(frozen=True)
@@ -56,3 +58,9 @@ def token_noise(context: RoutingContext, layer: int) -> TokenNoise:
     """The noise of layer number ``layer``, keyed by row and by position among real tokens."""
     keys = mix(context.keys.unsqueeze(1), layer, context.position)
     return TokenNoise(keys.flatten())
+
+
+def position_noise(context: RoutingContext, layer: int) -> TokenNoise:
+    """What evaluation takes for noise: it depends on layer and position among real tokens alone,
+    so that neither keys nor the other rows of the batch matter."""
+    return TokenNoise(mix(context.position.flatten(), layer))

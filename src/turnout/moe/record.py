@@ -5,10 +5,9 @@ gradients to the routers through the combine weights. Another engine's is as goo
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from jaxtyping import Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -19,7 +18,7 @@ from turnout.moe.stats import LayerDecision
 from turnout.pytree import pytree
 
 FORMAT = "turnout-routing"
-PARTS = ("expert", "weight", "log_probability")
+PARTS = ("expert", "named", "live", "weight", "log_probability")
 
 
 @pytree(static=("names",))
@@ -32,16 +31,11 @@ class RoutingRecord:
 
     @staticmethod
     def of_experts(names: Sequence[str], expert: Int[Tensor, "B S L K"]) -> "RoutingRecord":
-        """From expert numbers alone, as serving engines return them; -1 where a token took none.
-
-        Weights and probabilities, which such a record does not know, are NaN.
-        """
-        unknown = torch.full((*expert.shape[:2], expert.shape[3]), torch.nan)
-        layers = (LayerDecision(e.long(), unknown, unknown) for e in expert.unbind(2))
-        return RoutingRecord(tuple(names), tuple(layers))
+        """From expert numbers alone, as serving engines return them; -1 where a token took none."""
+        return RoutingRecord(tuple(names), tuple(map(LayerDecision.of, expert.unbind(2))))
 
     def save(self, path: Path | str) -> None:
-        """Writes a safetensors file: ``NAME.expert``, ``NAME.weight``, ``NAME.log_probability``."""
+        """Writes a safetensors file: ``NAME.expert`` and the other parts of each layer."""
         tensors = {
             f"{name}.{part}": getattr(layer, part).detach().cpu().contiguous()
             for name, layer in zip(self.names, self.layers, strict=True)
@@ -63,9 +57,9 @@ class RoutingRecord:
             raise UserError(f"{path}: holds no record of routing (tensors NAME.expert [B, S, K])")
         return RoutingRecord(tuple(names), tuple(_layer(tensors, name) for name in names))
 
-    def chosen(self) -> Mapping[str, Int[Tensor, "B S K"]]:
-        """The experts by layer, for ``RoutingContext.replay``."""
-        return {n: layer.expert for n, layer in zip(self.names, self.layers, strict=True)}
+    def by_layer(self) -> Mapping[str, LayerDecision]:
+        """The decisions by layer, for ``RoutingContext.replay``."""
+        return dict(zip(self.names, self.layers, strict=True))
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], list[str]]:
@@ -80,10 +74,6 @@ def _read(path: Path) -> tuple[dict[str, Tensor], list[str]]:
 
 
 def _layer(tensors: Mapping[str, Tensor], name: str) -> LayerDecision:
-    expert = tensors[f"{name}.expert"].long()
-    unknown = torch.full(expert.shape, torch.nan)
-    return LayerDecision(
-        expert,
-        tensors.get(f"{name}.weight", unknown),
-        tensors.get(f"{name}.log_probability", unknown),
-    )
+    known = LayerDecision.of(tensors[f"{name}.expert"])
+    found = {part: tensors.get(f"{name}.{part}") for part in PARTS}
+    return replace(known, **{part: each for part, each in found.items() if each is not None})

@@ -7,7 +7,7 @@ groups, E experts.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from turnout.pytree import pytree
@@ -70,18 +70,31 @@ class LayerStats:
 @pytree()
 @dataclass(frozen=True)
 class LayerDecision:
-    """One layer's routing, token-major; ``expert`` is -1 where nothing was kept.
+    """One layer's routing, token-major.
 
     Attributes:
-        expert: chosen expert of each choice.
-        weight: its combine weight, without gradient.
+        expert: the expert that serves each choice; -1 where none does.
+        named: the expert that was named, also where the choice was declined or dropped; -1 where
+            none was, and for padding.
+        live: whether the choice was taken up, and so asked for a slot.
+        weight: its combine weight, without gradient; 0 where no expert serves.
         log_probability: logarithm of its probability under the router, float32, with gradient:
             what a policy gradient is taken of.
     """
 
     expert: Int[Tensor, "B S K"]
+    named: Int[Tensor, "B S K"]
+    live: Bool[Tensor, "B S K"]
     weight: Float[Tensor, "B S K"]
     log_probability: Float[Tensor, "B S K"]
+
+    @staticmethod
+    def of(expert: Int[Tensor, "B S K"]) -> "LayerDecision":
+        """From the serving experts alone, -1 for none, as other engines record them: weights and
+        probabilities are NaN, and no choice is known that was dropped."""
+        expert = expert.long()
+        unknown = torch.full(expert.shape, torch.nan, device=expert.device)
+        return LayerDecision(expert, expert, expert >= 0, unknown, unknown)
 
 
 def group_sum(

@@ -5,7 +5,7 @@ expert, or the agreement of two passes. Axes: B batch, S sequence, G routing gro
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import final
 
@@ -14,12 +14,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from turnout.config.moe import MoEConfig
-from turnout.config.routers import ReinforceRouter, RouterConfig
+from turnout.config.routers import ReinforceRouter, RouterConfig, ThorRouter
 from turnout.data.batch import Batch
 from turnout.models.base import Model
 from turnout.models.contexts import Contexts
 from turnout.models.outputs import ModelOutput
+from turnout.moe.hashing import mix
 from turnout.moe.stats import group_sum
+
+SECOND = 2  # what a row's key is mixed with for the second pass
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,31 @@ class PolicyGradient(RouterTerm):
         return Own(-torch.stack(policy).sum(), nats)
 
 
+@final
+class Consistency(RouterTerm):
+    """THOR (2110.04260): two passes with other experts should predict the same.
+
+    The term is ``1/2 [KL(p1 || p2) + KL(p2 || p1)]`` summed over targets; the language loss is the
+    mean of both passes'. The second pass has other keys, and other dropout. In evaluation there is
+    one pass, which is always the same.
+    """
+
+    needs_routing = False
+
+    def __init__(self, coefficient: float) -> None:
+        self.coefficient = coefficient
+
+    def __call__(
+        self, model: Model, batch: Batch, output: ModelOutput, nats: Float[Tensor, ""]
+    ) -> Own:
+        if not model.training:
+            return Own(nats.new_zeros(()), nats)
+        again = model(replace(batch, keys=mix(batch.keys, SECOND)))
+        second = again.head.cross_entropy(again.hidden, batch.targets, batch.target_mask)
+        apart = output.head.divergence(output.hidden, again.hidden, batch.target_mask)
+        return Own(apart, (nats + second.nats) / 2)
+
+
 def advantage(
     reward: Float[Tensor, "B S"],
     mask: Bool[Tensor, "B S"],
@@ -113,7 +141,7 @@ def advantage(
 
 
 def build_router_term(moe: MoEConfig | None) -> RouterTerm:
-    """The term of the decoder's router, where it has one."""
+    """The term of the router, the decoder's where it has another."""
     if moe is None:
         return NoTerm()
     decoder = moe.of_stack(decoder=True)
@@ -129,3 +157,8 @@ def router_term(router: RouterConfig, moe: MoEConfig) -> RouterTerm:
 @router_term.register
 def _(router: ReinforceRouter, moe: MoEConfig) -> RouterTerm:
     return PolicyGradient(router.policy, moe)
+
+
+@router_term.register
+def _(router: ThorRouter, moe: MoEConfig) -> RouterTerm:
+    return Consistency(router.consistency) if router.consistency > 0 else NoTerm()

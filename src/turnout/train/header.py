@@ -57,13 +57,15 @@ def loss_line(losses: LossConfig, model: Model) -> str:
     """Every term with its coefficient, or OFF and why."""
     parts = ["language 1"]
     sparse = model.sparse_layers()
-    frozen = bool(sparse) and not trainable_router(model)
+    still = bool(sparse) and not trainable_router(model)
+    fixed = not any(list(layer.router.parameters()) for layer in sparse.values())
+    why = "the router is fixed" if fixed else "frozen"
     for name in ROUTER_TERMS:
         coefficient = getattr(losses, name)
         if coefficient and not sparse:
             parts.append(f"{name} OFF (no sparse layer)")
-        elif coefficient and frozen:
-            parts.append(f"{name} OFF (frozen)")
+        elif coefficient and still:
+            parts.append(f"{name} OFF ({why})")
         else:
             parts.append(f"{name} {coefficient:g}" if coefficient else f"{name} OFF")
     parts.append(f"head_z {losses.head_z:g}" if losses.head_z else "head_z OFF")
@@ -84,7 +86,7 @@ def _sparse_lines(session: Session) -> tuple[str, ...]:
         return ("experts    none: a dense model",)
     moe = model.config.moe
     return (
-        f"experts    {moe.num_experts} in each of {', '.join(name for name, _ in layers)}; router "
+        f"experts    {_experts(moe)} of {', '.join(name for name, _ in layers)}; router "
         f"{_routers(moe)}",
         f"           group {_fields(moe.group)}, priority {moe.priority}, expert dropout "
         f"{moe.expert_dropout:g}, weights after drops {_on(moe.weights_after_drops)}, dispatcher "
@@ -102,6 +104,12 @@ def _fields(config: object) -> str:
     kind = table.pop("kind")
     parts = [f"{name} {value}" for name, value in io.flat(table)]
     return f"{kind} ({', '.join(parts)})" if parts else str(kind)
+
+
+def _experts(moe: MoEConfig) -> str:
+    if not moe.pyramid:
+        return f"{moe.num_experts} in each"
+    return f"{', '.join(map(str, moe.pyramid))} in the sparse layers"
 
 
 def _routers(moe: MoEConfig) -> str:

@@ -21,6 +21,7 @@ from turnout.models.base import Model
 from turnout.models.build import build as build_model
 from turnout.moe.products import ProductShape, choose
 from turnout.objectives import LanguageObjective
+from turnout.train.hash_tables import fill_hash_tables
 from turnout.train.precision import compute_dtype
 from turnout.train.state import TrainState, load_model, resume
 
@@ -64,6 +65,7 @@ def open_session(
     model, dtype, reason = _built(config)
     if checkpoint is None:
         model.init_weights(config.train.seed)
+        fill_hash_tables(model, data)
     state = TrainState.fresh(config, model)
     if config.train.compile:
         compile_blocks(model)

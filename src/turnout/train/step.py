@@ -105,7 +105,7 @@ def _scale_experts(model: Model, run: RunConfig) -> None:
         return
     for param in expert_parameters(model):
         if param.grad is not None:
-            param.grad.mul_(moe.num_experts**-0.5)
+            param.grad.mul_(param.shape[0] ** -0.5)
 
 
 def _origin(state: TrainState, batches: list[Batch], seed: int) -> str:

@@ -2,12 +2,26 @@
 
 from turnout.moe.routers import (  # noqa: F401  (each file registers itself)
     custom,
+    dense_to_sparse,
+    dselect_k,
+    forced,
+    hash,
+    hierarchical,
+    label,
+    multi_gate,
     no_token_left_behind,
     noisy_top_k,
+    null_experts,
+    prototypes,
     reinforce,
+    sentence,
+    sigmoid_top_k,
     switch,
+    task,
+    thor,
     top2,
     top_k,
+    top_p,
 )
 from turnout.moe.routers.base import Balancer, Router, RouterShape, build_router
 from turnout.moe.routers.custom import register_router

@@ -54,17 +54,27 @@ def choose(scores: Float[Tensor, "T E"], k: int, context: RoutingContext) -> Cho
     Raises:
         UserError: the record has another number of choices a token.
     """
+    return named(best(scores, k), context)
+
+
+def named(expert: Int[Tensor, "T K"], context: RoutingContext) -> Choices:
+    """``expert`` for each real token, or what a record that is replayed says.
+
+    Raises:
+        UserError: the record has another number of choices a token.
+    """
     mask = context.mask.flatten().unsqueeze(1)
+    tokens, k = expert.shape
     if context.chosen is None:
-        return Choices(best(scores, k), mask.expand(-1, k))
-    recorded = context.chosen.flatten(0, 1)
-    if recorded.shape != (scores.shape[0], k):
+        return Choices(expert, mask.expand(-1, k))
+    recorded, live = context.chosen.named.flatten(0, 1), context.chosen.live.flatten(0, 1)
+    if recorded.shape != (tokens, k):
         raise UserError(
             f"replay: the record has {recorded.shape[1]} choices for each of "
-            f"{recorded.shape[0]} tokens, this layer {k} for each of {scores.shape[0]}: "
+            f"{recorded.shape[0]} tokens, this layer {k} for each of {tokens}: "
             "it is of another model or of other text"
         )
-    return Choices(recorded.clamp(min=0), mask & (recorded >= 0))
+    return Choices(recorded.clamp(min=0), mask & live & (recorded >= 0))
 
 
 def router_stats(
@@ -74,8 +84,29 @@ def router_stats(
     context: RoutingContext,
     load: Float[Tensor, "T E"] | None = None,
 ) -> RouterStats:
+    """Sums over the real tokens of each group, of a router that is a softmax over logits."""
+    probability = log_probability.exp()
+    return token_sums(
+        assignment,
+        context,
+        probability=probability,
+        z=torch.logsumexp(logits, dim=1).square(),
+        entropy=-(probability * log_probability).sum(1),
+        load=load,
+    )
+
+
+def token_sums(
+    assignment: Assignment,
+    context: RoutingContext,
+    *,
+    probability: Float[Tensor, "T E"],
+    z: Float[Tensor, " T"],
+    entropy: Float[Tensor, " T"],
+    load: Float[Tensor, "T E"] | None = None,
+) -> RouterStats:
     """Sums over the real tokens of each group; padding adds nothing, not even a rounding."""
-    groups, experts = context.num_groups, logits.shape[1]
+    groups, experts = context.num_groups, probability.shape[1]
     group = context.group.flatten()
     mask = context.mask.flatten()
     entry_group = group.index_select(0, assignment.token)
@@ -86,7 +117,6 @@ def router_stats(
 
     assigned = count_by_expert(assignment.expert, entry_group, assignment.live, (groups, experts))
     first = assignment.live & (assignment.choice == 0)
-    probability = log_probability.exp()
     return RouterStats(
         tokens=torch.zeros(groups, dtype=torch.int64, device=group.device).scatter_add_(
             0, group, mask.long()
@@ -96,8 +126,8 @@ def router_stats(
         probability=summed(probability),
         weight=_weight_sums(assignment, entry_group, (groups, experts)),
         load=assigned.float() if load is None else summed(load),
-        z=summed(torch.logsumexp(logits, dim=1).square()),
-        entropy=summed(-(probability * log_probability).sum(1)),
+        z=summed(z),
+        entropy=summed(entropy),
         top_probability=summed(probability.amax(1)),
     )
 

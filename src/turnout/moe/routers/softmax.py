@@ -1,23 +1,24 @@
-"""Token choice by softmax scores: the router behind Switch, top-k, top-2 and NTLB.
+"""Token choice by softmax scores: the router behind Switch, top-k, top-2, NTLB, top-p and routing
+by task or sentence.
 
 Axes: B batch, S sequence, D width, T tokens = B * S, E experts, K choices a token.
 """
 
-from typing import Literal, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from turnout.config.routers import CombineWeights
 from turnout.moe.assignment import Assignment
 from turnout.moe.context import RoutingContext
 from turnout.moe.noise import token_noise
 from turnout.moe.routers.base import Router, RouterShape
 from turnout.moe.routers.exploration import ExplorationPolicy
-from turnout.moe.routers.scores import choose, linear_float32, router_input, router_stats
-from turnout.moe.routers.weights import Acceptance, combine_weights
+from turnout.moe.routers.logits import LinearLogits, LogitForm
+from turnout.moe.routers.scores import choose, router_input, router_stats
+from turnout.moe.routers.weights import Acceptance, WeightForm, combine_weights
 from turnout.moe.stats import RouterStats
 from turnout.nn.init import matrix_normal_
 
@@ -27,7 +28,8 @@ class SoftmaxRouter(Router):
     """``p = softmax(W_r x)``; each token takes its best ``choices`` experts.
 
     Switch Transformers (2101.03961), equations 1 and 2, for any number of choices; the parts
-    say how it explores, what the combine weights are and which choices are taken up.
+    say what the logits are made from, how it explores, what the combine weights are and which
+    choices are taken up.
     """
 
     def __init__(
@@ -35,23 +37,34 @@ class SoftmaxRouter(Router):
         shape: RouterShape,
         *,
         choices: int,
-        weights: CombineWeights | Literal["one"],
+        weights: WeightForm,
         exploration: ExplorationPolicy,
         acceptance: Acceptance,
         at_most: int | None = None,
+        form: LogitForm | None = None,
     ) -> None:
-        super().__init__(choices=choices, active=at_most, at_most=at_most)
+        form = form or LinearLogits()
+        super().__init__(
+            choices=choices,
+            active=at_most,
+            at_most=at_most,
+            couples=form.couples,
+            couples_in_evaluation=form.couples,
+        )
+        self.form = form
         self.layer = shape.layer
         self.weights = weights
         self.exploration = exploration
         self.acceptance = acceptance
         self.init_scale = shape.init_scale
-        self.weight = nn.Parameter(torch.empty(shape.num_experts, shape.d_model))
+        self.fan_in = self.form.fan_in(shape)
+        self.weight = nn.Parameter(torch.empty(self.form.weight_shape(shape)))
 
     def init_weights(
         self, generator: torch.Generator | None = None, *, std: float | None = None
     ) -> None:
-        matrix_normal_(self.weight, generator, scale=self.init_scale, std=std)
+        matrix = self.weight.detach().view(-1, self.fan_in)
+        matrix_normal_(matrix, generator, scale=self.init_scale, std=std)
 
     def forward(
         self, x: Float[Tensor, "B S D"], context: RoutingContext
@@ -60,15 +73,19 @@ class SoftmaxRouter(Router):
         tokens = router_input(x, context.mask)
         if noise is not None:
             tokens = self.exploration.perturb_input(tokens, noise)
-        logits = linear_float32(tokens, self.weight)
+        logits = self.form.logits(tokens, self.weight, context)
         scores = logits if noise is None else self.exploration.selection_scores(logits, noise)
         choices = choose(scores, self.choices, context)
 
         log_probability = F.log_softmax(logits, dim=1)
         chosen = log_probability.take_along_dim(choices.expert, dim=1)
+        probability = chosen.exp()
+        choices = choices.accepted(self.acceptance.accept(probability, noise), context)
         weight = combine_weights(
-            self.weights, chosen.exp(), logits.take_along_dim(choices.expert, dim=1)
+            self.weights,
+            probability,
+            logits.take_along_dim(choices.expert, dim=1),
+            choices.taken,
         )
-        choices = choices.accepted(self.acceptance.accept(weight, noise), context)
         assignment = Assignment.token_choice(choices.expert, weight, chosen, choices.taken)
         return assignment, router_stats(logits, log_probability, assignment, context)
