@@ -37,14 +37,14 @@ test-browser: $(STAMP) ## the tests that need chromium
 	$(TEST) -m "$(BROWSER)"
 
 check: $(STAMP) ## style, formatting, types, architecture
-	$(BIN)/ruff check src tests examples benchmarks
-	$(BIN)/ruff format --check src tests examples benchmarks
+	$(BIN)/ruff check src tests examples benchmarks experiments
+	$(BIN)/ruff format --check src tests examples benchmarks experiments
 	$(BIN)/mypy --strict src
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_architecture.py
 
 format: $(STAMP) ## rewrite the code in the style that check asks for
-	$(BIN)/ruff check --fix src tests examples benchmarks
-	$(BIN)/ruff format src tests examples benchmarks
+	$(BIN)/ruff check --fix src tests examples benchmarks experiments
+	$(BIN)/ruff format src tests examples benchmarks experiments
 
 clean: ## remove caches and build outputs; runs and .venv stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -34,7 +34,7 @@ def check_compiled(layer, backend):
                 assert relative_error(one, two) < 1e-5
 
 
-FAST = ("switch_jitter", "top_2", "noisy_top_2", "ntlb")
+FAST = ("switch_jitter", "top_2", "noisy_top_2", "ntlb", "expert_choice_capped", "base")
 TIERS = [pytest.param(n, marks=[] if n in FAST else [pytest.mark.slow]) for n in ROUTERS]
 
 
@@ -47,7 +47,7 @@ def test_one_graph_for_all_counts(name, capacity):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("name", ["switch_jitter", "top_2"])
+@pytest.mark.parametrize("name", ["switch_jitter", "top_2", "expert_choice", "base"])
 def test_inductor_gives_the_same(name):
     layer = small_layer(ROUTERS[name], group_tokens=16, train_capacity_factor=1.0).train()
     check_compiled(layer, "inductor")

@@ -138,7 +138,8 @@ def by_position(inner, x, context):
 
 
 def read_on_the_host(inner, x, context):
-    assert float(x.detach().nan_to_num().abs().max()) >= 0.0
+    if bool((x.detach() > 1e9).any()):  # a branch by what is in a tensor
+        x = -x
     return inner(x, context)
 
 

@@ -38,6 +38,10 @@ DECLARED = {
     "forced, uniform": OWN,
     "forced, zipf": OWN,
     "hierarchical": OWN,
+    "expert_choice": ("group", "group", False, False, True),
+    "expert_choice, capped": ("group", "group", False, False, True),
+    "base": ("group", "none", False, False, True),
+    "sinkhorn": ("group", "none", False, False, True),
 }
 
 

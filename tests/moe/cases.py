@@ -8,8 +8,10 @@ from torch import Tensor
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.moe import MoEConfig
 from turnout.config.routers import (
+    BaseRouter,
     DenseToSparseRouter,
     DSelectKRouter,
+    ExpertChoiceRouter,
     ForcedRouter,
     HashRouter,
     HierarchicalRouter,
@@ -26,6 +28,7 @@ from turnout.config.routers import (
     SampledSoftmax,
     SentenceRouter,
     SigmoidTopKRouter,
+    SinkhornRouter,
     SwitchRouter,
     TaskRouter,
     ThorRouter,
@@ -63,6 +66,10 @@ ROUTERS: dict[str, RouterConfig] = {
     "thor_2": ThorRouter(2),
     "forced_zipf": ForcedRouter("zipf", k=2),
     "hierarchical": HierarchicalRouter(2),
+    "expert_choice": ExpertChoiceRouter(2),
+    "expert_choice_capped": ExpertChoiceRouter(1, cap=2),
+    "base": BaseRouter(),
+    "sinkhorn": SinkhornRouter(),
 }
 VOCABULARY = 40
 

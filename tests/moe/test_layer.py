@@ -1,5 +1,7 @@
 """What a layer derives, declares and refuses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -67,6 +69,24 @@ def test_a_decoder_refuses_routing_that_reads_the_future(priority):
     assert not build_layer(forced, decoder=True, **shape).causal
 
 
+@pytest.mark.parametrize("name", ["expert_choice", "expert_choice_capped", "base", "sinkhorn"])
+def test_a_decoder_refuses_a_router_that_decides_over_a_whole_group(name):
+    router = ROUTERS[name]
+    config = MoEConfig(4, router, train_capacity_factor=None)
+    shape = {"d_model": 8, "feed_forward": FeedForwardConfig(8), "group_tokens": 8}
+    with pytest.raises(ConfigError) as error:
+        build_layer(config, decoder=True, **shape)
+    assert str(error.value) == (
+        f"moe.router.kind = {router.kind!r}: must be a router whose choice for a token does not "
+        "depend on later ones, in a decoder; take it in an encoder, with another "
+        "moe.decoder_router, or allow the leak in so many words with "
+        "moe.allow_future_routing = true"
+    )
+    assert not build_layer(config, decoder=False, **shape).causal
+    forced = replace(config, allow_future_routing=True)
+    assert not build_layer(forced, decoder=True, **shape).causal
+
+
 def test_capacity_needs_the_configured_tokens():
     config = MoEConfig(num_experts=4)
     with pytest.raises(ConfigError, match="group_tokens = None"):
@@ -118,7 +138,10 @@ def test_evaluation_is_dropless_noiseless_and_batch_invariant(name):
     x = hidden(3, 8)
     context = told(RoutingContext.build(full_mask(3, 8), keys=torch.tensor([1, 2, 3])))
     y, stats, _ = layer(x, context)
-    assert int(stats.unrouted.sum()) == 0
+    if layer.router.couples_in_evaluation == "none" or name == "sentence":
+        assert int(stats.unrouted.sum()) == 0
+    else:  # where experts choose, a token may have none, and what they choose is theirs
+        assert torch.equal(stats.kept, stats.router.assigned)
     other_keys = told(RoutingContext.build(full_mask(3, 8), keys=torch.tensor([7, 8, 9])))
     assert torch.equal(layer(x, other_keys)[0], y)
     alone = layer(x[1:2], told(RoutingContext.of(full_mask(1, 8)), first=1))[0]

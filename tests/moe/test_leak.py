@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from tests.moe.cases import hidden, small_layer
-from turnout.config.routers import InputJitter, TopKRouter
+from turnout.config.routers import (
+    BaseRouter,
+    ExpertChoiceRouter,
+    InputJitter,
+    SinkhornRouter,
+    TopKRouter,
+)
 from turnout.moe import MoELayer, RoutingContext
 
 LENGTH, DRAWS = 24, 207  # 9 texts for each of the 23 places to change
@@ -51,3 +57,21 @@ def test_the_measure_sees_a_leak_where_there_is_one(priority):
     ).train()
     assert not layer.causal
     assert violations(layer) > DRAWS // 10
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("cap", [None, 3])
+def test_expert_choice_leaks(cap, training):
+    """Forced into a decoder it shows a token which later ones there are."""
+    router = ExpertChoiceRouter(2, cap)
+    layer = small_layer(router, group_tokens=LENGTH, allow_future_routing=True).train(training)
+    assert not layer.causal
+    assert violations(layer) > DRAWS // 10
+
+
+@pytest.mark.parametrize("router", [BaseRouter(), SinkhornRouter()], ids=lambda r: r.kind)
+def test_balanced_assignments_leak_in_training_alone(router):
+    layer = small_layer(router, group_tokens=LENGTH, allow_future_routing=True)
+    assert not layer.causal
+    assert violations(layer.eval()) == 0
+    assert violations(layer.train(), DRAWS // 9) > DRAWS // 90

@@ -23,6 +23,8 @@ ALL_ON = LossConfig(balance=0.5, router_z=0.1, importance=0.3, load=0.2, entropy
 
 
 def sparse(router: RouterConfig, capacity: float | None, group: RoutingGroup) -> MoEConfig:
+    # Routers that decide over whole groups stand in decoders too: that they read ahead is no
+    # matter here.
     return MoEConfig(
         4,
         router,
@@ -53,7 +55,11 @@ def build(moe: MoEConfig, family: ModelConfig = MODERN, *, recompute: bool = Fal
 
 
 def stream(rows: list[list[int]], first: int, width: int, left: bool, salt: int = 0) -> Stream:
-    """Rows of documents; a document's ids depend on (row, document) alone."""
+    """Rows of documents; a document's ids depend on (row, document) alone.
+
+    No id follows itself: where a document begins with one id twice, both tokens have the same
+    hidden state, a tie that a rounding decides when experts choose.
+    """
     shape = (len(rows), width)
     ids, segment, position = (torch.zeros(shape, dtype=torch.int64) for _ in range(3))
     for index, lengths in enumerate(rows):
@@ -61,7 +67,8 @@ def stream(rows: list[list[int]], first: int, width: int, left: bool, salt: int 
         for number, length in enumerate(lengths):
             here = slice(start, start + length)
             generator = torch.Generator().manual_seed(salt + 100 * (first + index) + number)
-            ids[index, here] = torch.randint(1, VOCABULARY, (length,), generator=generator)
+            steps = torch.randint(1, VOCABULARY - 1, (length,), generator=generator)
+            ids[index, here] = 1 + steps.cumsum(0) % (VOCABULARY - 1)
             segment[index, here] = number + 1
             position[index, here] = torch.arange(length)
             start += length

@@ -147,11 +147,16 @@ def _alone(packed, number):
 
 # Noise is keyed by row, and packing moves documents to other rows: routers without noise.
 QUIET = ["switch", "top_2", "top_4_selected", "ntlb"]
+COUPLED = ["expert_choice", "expert_choice_capped", "base", "sinkhorn"]
 
 
-@pytest.mark.parametrize("router", QUIET)
+@pytest.mark.parametrize(
+    ("router", "scope"),
+    [*((router, scope) for router in QUIET for scope in ("group", "batch"))]
+    # Decisions over whole groups are the same only where the groups are, as here.
+    + [(router, "batch") for router in COUPLED],
+)
 @pytest.mark.parametrize("capacity", [None, 1.0])
-@pytest.mark.parametrize("scope", ["group", "batch"])
 def test_packed_equals_padded_for_document_groups(router, capacity, scope):
     model = build(sparse(ROUTERS[router], capacity, DocumentGroup()))
     losses = replace(ALL_ON, scope=scope)

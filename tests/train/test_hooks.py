@@ -77,6 +77,17 @@ def test_a_declined_candidate_is_no_drop() -> None:
     assert layer.dropped == 0.0
 
 
+def test_experts_that_choose_drop_nothing() -> None:
+    # Four tokens and one expert each on average. In a short group the experts take 8 all the
+    # same; slots rounded down leave 3.
+    for taken in ([4, 4], [1, 2]):
+        stats = _stats(taken, taken, choices=2)
+        tokens = replace(stats.router, tokens=torch.tensor([4]))
+        (layer,) = layer_reports([(replace(stats, router=tokens),)])
+        assert layer.wanted == sum(taken)
+        assert layer.dropped == 0.0
+
+
 def test_a_dense_model_has_even_balance_and_drops_nothing() -> None:
     report = replace(_report(1), layers=layer_reports([(), ()]))
     assert (report.balance, report.dropped) == (1.0, 0.0)

@@ -4,8 +4,10 @@ import math
 from functools import singledispatch
 
 from turnout.config.routers import (
+    BaseRouter,
     DenseToSparseRouter,
     DSelectKRouter,
+    ExpertChoiceRouter,
     ForcedRouter,
     HashRouter,
     HierarchicalRouter,
@@ -22,6 +24,7 @@ from turnout.config.routers import (
     SampledSoftmax,
     SentenceRouter,
     SigmoidTopKRouter,
+    SinkhornRouter,
     SwitchRouter,
     TaskRouter,
     ThorRouter,
@@ -59,6 +62,10 @@ EXAMPLES: dict[str, RouterConfig] = {
     "forced, uniform": ForcedRouter(k=2),
     "forced, zipf": ForcedRouter("zipf", k=2),
     "hierarchical": HierarchicalRouter(2),
+    "expert_choice": ExpertChoiceRouter(2),
+    "expert_choice, capped": ExpertChoiceRouter(1, cap=2),
+    "base": BaseRouter(),
+    "sinkhorn": SinkhornRouter(),
 }
 
 
@@ -88,9 +95,10 @@ def _(router: HierarchicalRouter, num_experts: int) -> float:
     return math.log(router.groups) ** 2 + math.log(num_experts / router.groups) ** 2
 
 
-@zero_z.register
-def _(router: ThorRouter, num_experts: int) -> float:
-    return 0.0  # it has no logits
+@zero_z.register(ForcedRouter)
+@zero_z.register(ThorRouter)
+def _(router: RouterConfig, num_experts: int) -> float:
+    return 0.0  # they have no logits
 
 
 def example(kind: str) -> RouterConfig | None:

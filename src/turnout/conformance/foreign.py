@@ -58,7 +58,9 @@ class ForeignLayer(Subject):
     def see(self, layer: nn.Module, x: Float[Tensor, "B S D"], context: RoutingContext) -> Seen:
         # Foreign noise comes from torch's generator: the same rows see the same, if it is drawn so.
         torch.manual_seed(0)
-        return Seen(self.call(layer, x, context.mask))
+        given = x.clone()
+        y = self.call(layer, given, context.mask)
+        return Seen(y, overwritten=not torch.equal(given, x))
 
     def causal(self, setting: Setting) -> bool:
         return self._causal

@@ -57,13 +57,13 @@ def measure(run: Run, inputs: Tensor, replacement: Tensor) -> Leak:
         replacement: of the same shape, the tokens that come in.
     """
     length = inputs.shape[1] - 1
-    y, decisions = run(inputs[:, :length])
+    y, decisions = run(inputs[:, :length].contiguous())
     scale = y.float().abs().amax((1, 2)).clamp(min=1e-12)
     total = Leak(0, 0, 0.0)
     for t in range(1, length):
         changed = inputs[:, :length].clone()
         changed[:, t] = replacement[:, t]
-        others = [(changed, t), (inputs[:, : t + 1], t + 1)]
+        others = [(changed, t), (inputs[:, : t + 1].contiguous(), t + 1)]
         if t == length - 1:
             others.append((inputs, length))
         moved = torch.zeros(len(inputs), dtype=torch.bool)

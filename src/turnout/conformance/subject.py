@@ -43,11 +43,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a layer said: its output, and its report and decisions where it gives any."""
+    """What a layer said: its output, and its report and decisions where it gives any.
+
+    Attributes:
+        overwritten: whether it wrote into its input.
+    """
 
     y: Float[Tensor, "B S D"]
     stats: LayerStats | None = None
     decision: LayerDecision | None = None
+    overwritten: bool = False
 
 
 class Subject(ABC):

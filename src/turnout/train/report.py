@@ -171,13 +171,15 @@ def _layer_report(parts: tuple[LayerStats, ...]) -> LayerReport:
     tokens = sum(int(part.router.tokens.sum()) for part in parts)
     entropy = sum(float(part.router.entropy.detach().double().sum()) for part in parts)
     squares = sum(float(part.router.z.detach().double().sum()) for part in parts)
-    # Where a token names more candidates than it may get, the rest is no loss.
-    spare = parts[0].choices > parts[0].active
+    # Where a token names more candidates than it may get, the rest is no loss; experts that choose
+    # may take more than their share of a short group.
+    asked = int(_total([part.router.assigned for part in parts]).sum())
+    kept = sum(int(part.kept.sum()) for part in parts)
     return LayerReport(
         name=parts[0].name,
         assigned=tuple(assigned.tolist()),
-        wanted=tokens * parts[0].active if spare else int(assigned.sum()),
-        kept=sum(int(part.kept.sum()) for part in parts),
+        wanted=max(min(tokens * parts[0].active, asked), kept),
+        kept=kept,
         tokens=tokens,
         unrouted=sum(int(part.unrouted.sum()) for part in parts),
         entropy=entropy / max(tokens, 1),

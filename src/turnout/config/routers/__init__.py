@@ -1,8 +1,10 @@
 """Router configurations, a file each; ``RouterConfig`` is their union, told apart by ``kind``."""
 
+from turnout.config.routers.base_router import BaseRouter
 from turnout.config.routers.custom import CustomRouter
 from turnout.config.routers.dense_to_sparse import DenseToSparseRouter
 from turnout.config.routers.dselect_k import DSelectKRouter
+from turnout.config.routers.expert_choice import ExpertChoiceRouter
 from turnout.config.routers.exploration import (
     Argmax,
     Exploration,
@@ -22,6 +24,7 @@ from turnout.config.routers.prototypes import PrototypesRouter
 from turnout.config.routers.reinforce import ReinforceRouter
 from turnout.config.routers.sentence import SentenceRouter
 from turnout.config.routers.sigmoid_top_k import SigmoidTopKRouter
+from turnout.config.routers.sinkhorn import SinkhornRouter
 from turnout.config.routers.switch import SwitchRouter
 from turnout.config.routers.task import TaskRouter
 from turnout.config.routers.thor import ThorRouter
@@ -51,14 +54,19 @@ RouterConfig = (
     | NullExpertsRouter
     | DenseToSparseRouter
     | DSelectKRouter
+    | ExpertChoiceRouter
+    | BaseRouter
+    | SinkhornRouter
 )
 
 __all__ = [
     "Argmax",
+    "BaseRouter",
     "CombineWeights",
     "CustomRouter",
     "DSelectKRouter",
     "DenseToSparseRouter",
+    "ExpertChoiceRouter",
     "Exploration",
     "ForcedRouter",
     "HashRouter",
@@ -76,6 +84,7 @@ __all__ = [
     "SampledSoftmax",
     "SentenceRouter",
     "SigmoidTopKRouter",
+    "SinkhornRouter",
     "SwitchRouter",
     "TaskRouter",
     "ThorRouter",

@@ -112,6 +112,15 @@ def stateless(subject: Subject) -> str:
     return "the same keys give the same noise"
 
 
+def untouched_input(subject: Subject) -> str:
+    """The hidden states that are read are not written to, in training."""
+    x = states(subject.d_model)
+    kept = x.clone()
+    seen = subject.see(subject.layer(Setting()), x, context(full()))
+    require(torch.equal(x, kept) and not seen.overwritten, "the layer writes into its input")
+    return "the input is left as it was"
+
+
 def quiet_input(subject: Subject) -> str:
     """In training, experts read the hidden states themselves, not the router's noisy copy."""
     x = states(subject.d_model)
@@ -130,4 +139,5 @@ INVARIANCE = (
     Property("evaluation", evaluation),
     Property("stateless noise", stateless),
     Property("quiet input", quiet_input, white_box=True),
+    Property("input left alone", untouched_input),
 )

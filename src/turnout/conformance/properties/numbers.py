@@ -70,7 +70,7 @@ def known_losses(subject: Subject) -> str:
     with torch.no_grad():
         for parameter in layer.router.parameters():  # type: ignore[union-attr]
             parameter.zero_()
-    seen = subject.see(layer, states(subject.d_model), context(ragged()))
+    seen = subject.see(layer, states(subject.d_model), context(full()))
     assert seen.stats is not None
     router, experts = seen.stats.router, seen.stats.kept.shape[1]
     tokens = router.tokens.sum()

@@ -1,9 +1,11 @@
 """Routers, a file each; importing this package registers all of them with ``build_router``."""
 
 from turnout.moe.routers import (  # noqa: F401  (each file registers itself)
+    base_router,
     custom,
     dense_to_sparse,
     dselect_k,
+    expert_choice,
     forced,
     hash,
     hierarchical,
@@ -16,6 +18,7 @@ from turnout.moe.routers import (  # noqa: F401  (each file registers itself)
     reinforce,
     sentence,
     sigmoid_top_k,
+    sinkhorn,
     switch,
     task,
     thor,

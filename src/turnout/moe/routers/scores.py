@@ -138,3 +138,17 @@ def _weight_sums(
     groups, experts = shape
     flat = group_sum(assignment.weight, entry_group * experts + assignment.expert, groups * experts)
     return flat.view(groups, experts)
+
+
+def refuse_partial(context: RoutingContext, kind: str) -> None:
+    """For decisions over whole routing groups.
+
+    Raises:
+        UserError: the groups continue outside these tokens.
+    """
+    if context.partial:
+        raise UserError(
+            f"moe.router.kind = {kind!r}: must be one that routes each token by itself where a "
+            "routing group is read in parts, as under a cache; use groups of one row in an "
+            "encoder and another moe.decoder_router"
+        )

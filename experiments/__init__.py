@@ -1,0 +1,1 @@
+"""Small experiments on routing; see README.md."""
