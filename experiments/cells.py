@@ -53,12 +53,21 @@ class Result:
 def cells(
     arms: Mapping[str, Sequence[str]], seeds: Iterable[int], common: Sequence[str]
 ) -> list[Cell]:
-    """Every arm under every seed, seeds outermost, so that an early stop leaves whole tables."""
+    """Every arm under every seed, seeds outermost, so that an early stop leaves whole tables; an
+    arm's options take the place of the common ones."""
     return [
-        Cell(arm, seed, (*common, *options, "--train.seed", str(seed)))
+        Cell(arm, seed, merged(common, options, ("--train.seed", str(seed))))
         for seed in seeds
         for arm, options in arms.items()
     ]
+
+
+def merged(*parts: Sequence[str]) -> tuple[str, ...]:
+    """Options and their values, the last one given of each."""
+    found = {
+        name: value for part in parts for name, value in zip(part[::2], part[1::2], strict=True)
+    }
+    return tuple(word for pair in found.items() for word in pair)
 
 
 def run(

@@ -1,6 +1,7 @@
 """Terms that routers bring along: the policy gradient of REINFORCE."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from turnout.config.losses import LossConfig
 from turnout.config.routers import ReinforceRouter, SwitchRouter, ThorRouter
 from turnout.models.head import Head
 from turnout.moe import RouterShape, RoutingContext, build_router
+from turnout.objectives import LanguageObjective
 from turnout.objectives.router_terms import advantage
 
 OFF = LossConfig(balance=0.0, router_z=0.0)
@@ -99,3 +101,20 @@ def test_two_passes_of_thor():
     again = run(model, OFF, cut(2))
     assert again.total == pytest.approx(two.total, rel=1e-5)
     assert run(model.eval(), OFF, cut(8)).terms["router_own"] == 0.0
+
+
+def two_routers(encoder, decoder) -> LanguageObjective:
+    moe = replace(sparse(encoder, None, RowsGroup()), decoder_router=decoder)
+    return LanguageObjective(OFF, replace(T5, moe=moe))
+
+
+def test_a_term_of_the_encoders_router_counts():
+    moe = replace(sparse(ThorRouter(), None, RowsGroup()), decoder_router=SwitchRouter())
+    step = run(build(moe, T5), OFF, cut(8, encoder=True))
+    assert step.terms["router_own"] > 0
+
+
+def test_two_routers_with_terms_of_their_own_are_refused():
+    with pytest.raises(ConfigError, match="'thor and reinforce': must be at most one router"):
+        two_routers(ThorRouter(), ReinforceRouter())
+    two_routers(ThorRouter(consistency=0.0), ReinforceRouter())

@@ -38,7 +38,7 @@ class LanguageObjective:
         self.losses = losses
         self.moe = model.moe
         self._model = model
-        self._own = build_router_term(model.moe)
+        self._own = build_router_term(model)
 
     def with_losses(self, losses: LossConfig) -> "LanguageObjective":
         """The same objective with other coefficients."""

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from turnout.config.errors import ConfigError
+from turnout.config.model import ModelConfig
 from turnout.config.moe import MoEConfig
 from turnout.config.routers import ReinforceRouter, RouterConfig, ThorRouter
 from turnout.data.batch import Batch
@@ -74,9 +76,9 @@ class PolicyGradient(RouterTerm):
     """REINFORCE (Williams 1992) with a token's log-likelihood as the reward of its experts.
 
     ``- sum_t (r_t - b_t) sum over layers of log p(e_t)``; the reward r has no gradient. The
-    baseline b is the mean reward of the *other* tokens of the routing group: it depends on no
-    action of the token itself, so the gradient stays unbiased, and as groups are never cut, on no
-    cut of the batch either. A token alone in its group has none to learn from.
+    baseline b is the mean reward of the *other* tokens of the routing group. It depends on the
+    token's own action only through what later tokens read of it, and as groups are never cut, on
+    no cut of the batch. A token alone in its group has none to learn from.
     """
 
     needs_routing = True
@@ -140,12 +142,22 @@ def advantage(
     return torch.where(flat & (number > 1), counted - others, 0.0).view_as(reward)
 
 
-def build_router_term(moe: MoEConfig | None) -> RouterTerm:
-    """The term of the router, the decoder's where it has another."""
-    if moe is None:
-        return NoTerm()
-    decoder = moe.of_stack(decoder=True)
-    return router_term(decoder.router, decoder)
+def build_router_term(model: ModelConfig) -> RouterTerm:
+    """The term of the model's routers: that of one stack, where two have different ones.
+
+    Raises:
+        ConfigError: two stacks have routers with terms of their own, and not the same.
+    """
+    sparse = {stack.moe.router: stack.moe for stack in model.stacks() if stack.moe is not None}
+    terms = {router: router_term(router, moe) for router, moe in sparse.items()}
+    own = {router: term for router, term in terms.items() if term.coefficient > 0}
+    if len(own) > 1:
+        raise ConfigError(
+            "model.moe.decoder_router",
+            " and ".join(router.kind for router in own),
+            "at most one router with a loss of its own",
+        )
+    return next(iter(own.values()), NoTerm())
 
 
 @singledispatch
