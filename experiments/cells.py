@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 LAST = 50  # steps over which loads are added up
 
@@ -29,25 +30,44 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Traffic:
+    """What passed a sparse layer.
+
+    Attributes:
+        variation: standard deviation over mean of the experts' loads, added up over the last
+            steps.
+        violation: largest load over the mean, less 1, of the same loads.
+        dropped: share of wanted assignments dropped over the last steps.
+        unrouted: share of real tokens that no expert computed over the last steps.
+        computed: experts that computed a real token, the mean over all steps.
+    """
+
+    variation: float
+    violation: float
+    dropped: float
+    unrouted: float
+    computed: float
+
+
+@dataclass(frozen=True)
 class Result:
     """What a finished run says.
 
     Attributes:
         loss: held-out nats a target at the end.
-        variation: standard deviation over mean of the experts' loads, added up over the last
-            steps; the mean over sparse layers.
-        violation: largest load over the mean, less 1, of the same loads, the mean over layers.
-        dropped: share of wanted assignments dropped over the last steps.
+        traffic: of each sparse layer, by name.
         speed: median tokens a second.
         seconds: the run's whole time.
     """
 
     loss: float
-    variation: float
-    violation: float
-    dropped: float
+    traffic: Mapping[str, Traffic]
     speed: float
     seconds: float
+
+    def mean(self, quantity: Callable[[Traffic], float]) -> float:
+        """The mean over sparse layers."""
+        return _mean(map(quantity, self.traffic.values()))
 
 
 def cells(
@@ -109,25 +129,28 @@ def _read(place: Path) -> Result | None:
     lines = (place / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     steps = [record for record in records if record["kind"] == "step"]
-    loads = _loads(steps[-LAST:])
     return Result(
         loss=[record["loss"] for record in records if record["kind"] == "evaluation"][-1],
-        variation=_mean(statistics.pstdev(load) / _mean(load) for load in loads),
-        violation=_mean(max(load) / _mean(load) - 1 for load in loads),
-        dropped=_mean(
-            layer["dropped"] for step in steps[-LAST:] for layer in step["layers"].values()
-        ),
+        traffic={
+            name: _traffic([step["layers"][name] for step in steps]) for name in steps[0]["layers"]
+        },
         speed=statistics.median(step["tokens_per_second"] for step in steps),
         seconds=json.loads((place / "seconds.json").read_text()),
     )
 
 
-def _loads(steps: Sequence[Mapping[str, Mapping[str, Mapping[str, list[int]]]]]) -> list[list[int]]:
-    """Assignments of each expert, added up over steps, a list a sparse layer."""
-    return [
-        [sum(parts) for parts in zip(*(s["layers"][name]["assigned"] for s in steps), strict=True)]
-        for name in steps[0]["layers"]
-    ]
+def _traffic(steps: Sequence[Mapping[str, Any]]) -> Traffic:
+    """Of one layer's records, a step each."""
+    last = steps[-LAST:]
+    load = [sum(parts) for parts in zip(*(step["assigned"] for step in last), strict=True)]
+    computed = sum(sum(step["assigned"]) * (1 - step["dropped"]) for step in steps)
+    return Traffic(
+        variation=statistics.pstdev(load) / _mean(load),
+        violation=max(load) / _mean(load) - 1,
+        dropped=_mean(step["dropped"] for step in last),
+        unrouted=sum(step["unrouted"] for step in last) / sum(step["tokens"] for step in last),
+        computed=computed / sum(step["tokens"] for step in steps),
+    )
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -153,9 +176,9 @@ def by_arm(results: Mapping[Cell, Result]) -> dict[str, list[Result]]:
 Column = tuple[str, Callable[[Sequence[Result]], str]]
 COLUMNS: tuple[Column, ...] = (
     ("held-out loss", lambda rs: spread([r.loss for r in rs], ".4f")),
-    ("load CV", lambda rs: spread([r.variation for r in rs])),
-    ("max violation", lambda rs: spread([r.violation for r in rs])),
-    ("dropped", lambda rs: spread([r.dropped for r in rs], ".1%")),
+    ("load CV", lambda rs: spread([r.mean(lambda t: t.variation) for r in rs])),
+    ("max violation", lambda rs: spread([r.mean(lambda t: t.violation) for r in rs])),
+    ("dropped", lambda rs: spread([r.mean(lambda t: t.dropped) for r in rs], ".1%")),
     ("tokens/s", lambda rs: spread([r.speed for r in rs], ",.0f")),
     ("seconds", lambda rs: spread([r.seconds for r in rs], ".0f")),
     ("seeds", lambda rs: str(len(rs))),

@@ -7,7 +7,7 @@ import pytest
 from turnout.config.errors import UserError
 from turnout.data.progress import Silent
 from turnout.data.shards.text import Text, build_text, open_text
-from turnout.data.sources import Document, open_sources, read
+from turnout.data.sources import Document, in_words, open_sources, read
 
 
 def write(path: Path, content: bytes) -> str:
@@ -133,3 +133,9 @@ def test_the_standard_library_is_the_default() -> None:
     assert not any("test" in name.split("/") or "tests" in name.split("/") for name in names)
     assert names == sorted(names)
     assert open_sources().origin.startswith("the standard library of Python 3.")
+
+
+def test_many_paths_are_counted_not_listed():
+    assert in_words(("a",)) == "a"
+    assert in_words(("a", "b", "a", "c", "d")) == "a, b, c, d"
+    assert in_words(("a", "b", "c", "d", "e")) == "a, b, c and 2 more"

@@ -67,6 +67,8 @@ SPARSE: dict[str, ModelConfig] = {
         feed_forward=FeedForwardConfig(24, "geglu", hidden_bias="multiplicative"),
         tied=False,
     ),
+    "attention": replace(T5, moe=replace(SWITCH, attention="also")),
+    "attention_only": replace(MODERN, moe=replace(SWITCH, router=TopKRouter(2), attention="only")),
 }
 CASES: dict[str, ModelConfig] = DENSE | SPARSE
 

@@ -56,6 +56,12 @@ def test_names_of_sparse_layers() -> None:
         "sparse_glam": ["decoder.1.moe"],
         "switch": ["encoder.1.moe", "decoder.1.moe"],
         "st_moe": ["encoder.1.moe", "decoder.1.moe"],
+        "attention": [
+            f"{stack}.1.{part}"
+            for stack in ("encoder", "decoder")
+            for part in ("attention.query", "attention.key_value", "moe")
+        ],
+        "attention_only": ["decoder.1.attention.query", "decoder.1.attention.key_value"],
     }
     assert all(not build(config, device="meta").sparse_layers() for config in DENSE.values())
 

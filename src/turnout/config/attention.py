@@ -47,5 +47,13 @@ class AttentionConfig:
 
     def num_params(self, d_model: int) -> int:
         """Query, key, value and output projections, and the norms of queries and keys."""
+        return d_model * (self.q_width + 2 * self.kv_width) + self.num_shared_params(d_model)
+
+    def num_shared_params(self, d_model: int) -> int:
+        """The output projection and the norms: what all experts share where they project."""
         norms = {"none": 0, "head": 2 * self.head_dim, "full": self.q_width + self.kv_width}
-        return 2 * d_model * (self.q_width + self.kv_width) + norms[self.qk_norm]
+        return d_model * self.q_width + norms[self.qk_norm]
+
+    def num_expert_params(self, d_model: int) -> int:
+        """A projection to queries and one to what is key and value both."""
+        return d_model * (self.q_width + self.kv_width)

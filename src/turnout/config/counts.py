@@ -140,11 +140,13 @@ def _params(config: Shape) -> ParamCount:
 
 
 def _backbone(stack: Stack) -> Components:
-    """Everything but the sparse layers' networks."""
+    """Everything but experts and what stands beside them."""
     attentions = stack.num_layers * (2 if stack.cross else 1)
-    dense = stack.num_layers - len(stack.sparse_layers)
+    projecting = sum(moe.in_attention for moe in stack.sparse)
+    dense = stack.num_layers - sum(moe.in_feed_forward for moe in stack.sparse)
     return Components(
-        attention=attentions * stack.attention.num_params(stack.d_model),
+        attention=(attentions - projecting) * stack.attention.num_params(stack.d_model)
+        + projecting * stack.attention.num_shared_params(stack.d_model),
         norms=(attentions + stack.num_layers + 1) * stack.d_model,
         feed_forward=dense * stack.feed_forward.num_params(stack.d_model),
         positions=stack.positions.num_params(stack.num_layers, stack.attention.num_heads),
@@ -152,21 +154,38 @@ def _backbone(stack: Stack) -> Components:
 
 
 def _sparse(stack: Stack, active: bool) -> Components:
-    """The sparse layers' networks: all experts, or those that compute one token."""
-    return sum((_sparse_layer(stack, moe, active) for moe in stack.sparse), Components())
+    """The sparse layers' parts: all experts, or those that compute one token."""
+    found = Components()
+    for moe in stack.sparse:
+        if moe.in_feed_forward:
+            found += _sparse_networks(stack, moe, active)
+        if moe.in_attention:
+            found += _sparse_projections(stack, moe, active)
+    return found
 
 
-def _sparse_layer(stack: Stack, moe: MoEConfig, active: bool) -> Components:
+def _sparse_networks(stack: Stack, moe: MoEConfig, active: bool) -> Components:
     width = stack.d_model
-    experts = moe.router.active if active else moe.num_experts
     shared = moe.shared_ffn(stack.feed_forward)
     extra = stack.feed_forward.num_params(width) + width
     return Components(
-        experts=experts * moe.expert_ffn(stack.feed_forward).num_params(width),
+        experts=_counted(moe, active) * moe.expert_ffn(stack.feed_forward).num_params(width),
         shared_experts=0 if shared is None else shared.num_params(width),
         router=moe.router.num_params(width, moe.num_experts),
         extra_ffn=extra if moe.extra_ffn else 0,
     )
+
+
+def _sparse_projections(stack: Stack, moe: MoEConfig, active: bool) -> Components:
+    width = stack.d_model
+    return Components(
+        experts=_counted(moe, active) * stack.attention.num_expert_params(width),
+        router=2 * moe.router.num_params(width, moe.num_experts),
+    )
+
+
+def _counted(moe: MoEConfig, active: bool) -> int:
+    return moe.router.active if active else moe.num_experts
 
 
 def _ffn_flops(network: FeedForwardConfig, rows: int, d_model: int) -> int:
@@ -189,13 +208,26 @@ def _stack_flops(stack: Stack, batch: int, length: int) -> int:
     attention = _projection_flops(stack, tokens, tokens) + batch * _score_flops(
         stack, length, length
     )
-    dense = stack.num_layers - len(stack.sparse_layers)
+    dense = stack.num_layers - sum(moe.in_feed_forward for moe in stack.sparse)
     flops = stack.num_layers * attention
     flops += dense * _ffn_flops(stack.feed_forward, tokens, width)
-    return flops + sum(_sparse_flops(stack, moe, tokens) for moe in stack.sparse)
+    for moe in stack.sparse:
+        if moe.in_feed_forward:
+            flops += _network_flops(stack, moe, tokens)
+        if moe.in_attention:
+            flops += _expert_projection_flops(stack, moe, tokens)
+    return flops
 
 
-def _sparse_flops(stack: Stack, moe: MoEConfig, tokens: int) -> int:
+def _expert_projection_flops(stack: Stack, moe: MoEConfig, tokens: int) -> int:
+    """What experts in attention add: two routers and their projections, less the dense ones."""
+    routers = 2 * tokens * router_flops(moe.router, stack.d_model, moe.num_experts)
+    experts = moe.router.active * stack.attention.num_expert_params(stack.d_model)
+    dense = stack.d_model * (stack.attention.q_width + 2 * stack.attention.kv_width)
+    return routers + 2 * tokens * (experts - dense)
+
+
+def _network_flops(stack: Stack, moe: MoEConfig, tokens: int) -> int:
     """Router, experts over T * k rows, shared experts and the extra network of one layer."""
     width = stack.d_model
     flops = tokens * router_flops(moe.router, width, moe.num_experts)

@@ -12,6 +12,7 @@ from turnout.config.routers import RouterConfig, SwitchRouter
 Priority = Literal["token", "choice", "score", "random"]
 DispatcherName = Literal["sorted", "einsum"]
 ProductName = Literal["auto", "slices", "rounded", "grouped_mm", "padded_bmm"]
+AttentionExperts = Literal["none", "also", "only"]
 Rounding = Literal["nearest", "floor", "ceil", "ceil_multiple_of_4", "floor_multiple_of_4_up"]
 
 
@@ -88,13 +89,16 @@ class MoEConfig:
     their tokens do (T5X: expert choice in the encoder, top-2 in the decoder). ``pyramid`` gives the
     experts of each sparse layer of a stack, first to last, ``num_experts`` the most of them
     (DeepSpeed-MoE, 2201.05596: more in later layers); its residual experts are one
-    ``shared_experts`` beside top-1.
+    ``shared_experts`` beside top-1. ``attention`` puts experts into the self-attention of the same
+    layers, beside those of the feed-forward network (``also``) or in their place (``only``): one
+    set makes queries, another a vector that is key and value both (Switch, figure 10 and table 10).
     """
 
     num_experts: int
     router: RouterConfig = field(default_factory=SwitchRouter)
     decoder_router: RouterConfig | None = None
     pyramid: tuple[int, ...] = ()
+    attention: AttentionExperts = "none"
     expert: FeedForwardConfig | None = None
     shared_experts: int = 0
     extra_ffn: bool = False
@@ -116,6 +120,7 @@ class MoEConfig:
         check_words(self, "moe")
         require(self.num_experts >= 1, "moe.num_experts", self.num_experts, "at least 1")
         self._check_routers()
+        self._check_attention()
         for name in ("train_capacity_factor", "eval_capacity_factor"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
@@ -138,6 +143,19 @@ class MoEConfig:
             0 <= self.expert_dropout < 1, "moe.expert_dropout", self.expert_dropout, "in [0, 1)"
         )
 
+    def _check_attention(self) -> None:
+        """Nothing about feed-forward experts is set where there are none."""
+        if self.in_feed_forward:
+            return
+        for name in ("expert", "shared_experts", "extra_ffn", "expert_dropout"):
+            require(
+                not getattr(self, name),
+                f"moe.{name}",
+                getattr(self, name),
+                "left out where moe.attention is 'only'",
+                "the experts are attention's projections; 'also' keeps feed-forward experts",
+            )
+
     def _check_routers(self) -> None:
         require(
             not self.pyramid or (max(self.pyramid) == self.num_experts and min(self.pyramid) >= 1),
@@ -149,6 +167,16 @@ class MoEConfig:
             if router is not None:
                 for experts in sorted({self.num_experts, *self.pyramid}):
                     router.check(experts)
+
+    @property
+    def in_attention(self) -> bool:
+        """Whether experts make the projections of self-attention."""
+        return self.attention != "none"
+
+    @property
+    def in_feed_forward(self) -> bool:
+        """Whether experts are feed-forward networks."""
+        return self.attention != "only"
 
     def of_stack(self, decoder: bool) -> "MoEConfig":
         """The same for one stack: ``router`` is the one that it takes."""

@@ -20,6 +20,7 @@ from turnout.data.shards import corpus
 from turnout.data.shards.corpus import Request, open_corpus
 from turnout.data.shards.vocabulary import learnt_together
 from turnout.data.side import Side, SideText
+from turnout.data.sources import in_words
 from turnout.data.span_corruption import fit, span_rows
 from turnout.data.summary import Summary
 from turnout.data.text_to_text import pair_rows
@@ -114,7 +115,7 @@ def _(objective: TextToTextConfig, wanted: Wanted) -> Prepared:
     cut = int(train.kept.cut.sum() + validation.kept.cut.sum())
     tokens = len(train.pairs.tokens) + len(validation.pairs.tokens)
     summary = Summary(
-        origin=", ".join(dict.fromkeys(request.paths)),
+        origin=in_words(request.paths),
         sha256=sha256(examples),
         tokenizer=tokenizer.kind,
         documents=len(examples),

@@ -38,3 +38,9 @@ class StackShape:
         if self.moe is None:
             return frozenset()
         return frozenset(self.moe.placement.sparse_layers(self.num_layers))
+
+    def moe_of(self, layer: int) -> MoEConfig | None:
+        """The experts of one layer; None where it is dense."""
+        if self.moe is None or layer not in self.sparse:
+            return None
+        return self.moe.of_layers(len(self.sparse))[sorted(self.sparse).index(layer)]

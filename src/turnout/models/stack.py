@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from turnout.data.batch import Stream
-from turnout.models.blocks import Block, BlockOutput, StackContext
+from turnout.models.block_context import BlockOutput, StackContext
+from turnout.models.blocks import Block
 from turnout.models.cache import Cache, Memory
 from turnout.models.initial import Deviations
 from turnout.models.positions import position_bias, rotary
@@ -63,9 +64,7 @@ class Stack(nn.Module):
     def sparse_layers(self) -> dict[str, MoELayer]:
         """Sparse layers by name, in order."""
         return {
-            name: layer
-            for block in self._blocks()
-            for name, layer in block.feed_forward.sparse_layers().items()
+            name: layer for block in self._blocks() for name, layer in block.sparse_layers().items()
         }
 
     def remember(self, states: Float[Tensor, "B E D"], mask: Bool[Tensor, "B E"]) -> Memory:

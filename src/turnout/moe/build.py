@@ -4,7 +4,7 @@ from turnout.config.errors import ConfigError
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.moe import MoEConfig
 from turnout.moe.dispatch import build_dispatcher
-from turnout.moe.experts import Experts
+from turnout.moe.experts import Experts, ExpertStack
 from turnout.moe.layer import CapacityRule, MoELayer
 from turnout.moe.priority import build_priority
 from turnout.moe.routers import RouterShape, build_router
@@ -23,6 +23,7 @@ def build_layer(
     vocab_size: int | None = None,
     decoder: bool = False,
     initialise: bool = True,
+    experts: ExpertStack | None = None,
 ) -> MoELayer:
     """A sparse layer of width ``d_model``, with its initial weights.
 
@@ -35,6 +36,7 @@ def build_layer(
         decoder: refuse routing that lets a token depend on later ones.
         initialise: draw the initial weights from torch's generator; without, they are empty
             until ``init_weights``.
+        experts: what to take for experts; feed-forward networks unless given.
 
     Raises:
         ConfigError: a capacity factor without ``group_tokens``; a decoder with routing that is
@@ -52,7 +54,7 @@ def build_layer(
     )
     layer = MoELayer(
         build_router(config.router, shape),
-        _experts(config, d_model, feed_forward, scale),
+        _networks(config, d_model, feed_forward, scale) if experts is None else experts,
         build_dispatcher(config.dispatcher),
         priority=build_priority(config.priority, index),
         capacity=_capacity_rule(config, group_tokens),
@@ -67,7 +69,7 @@ def build_layer(
     return layer
 
 
-def _experts(
+def _networks(
     config: MoEConfig, d_model: int, feed_forward: FeedForwardConfig, scale: float
 ) -> Experts:
     return Experts(

@@ -1,6 +1,6 @@
-"""Stacked experts: E feed-forward networks as one parameter a matrix. They know no routing.
+"""Stacked experts: E functions of a row, one parameter a matrix. They know no routing.
 
-Axes: N rows sorted by expert, E experts, D width, F hidden width.
+Axes: N rows sorted by expert, E experts, D width, F hidden width, O output width.
 """
 
 from abc import ABC, abstractmethod
@@ -15,6 +15,7 @@ from turnout.config.moe import ProductName
 from turnout.moe.products import grouped_product
 from turnout.nn.activations import activate
 from turnout.nn.feed_forward import apply_hidden_bias, init_network
+from turnout.nn.init import matrix_normal_
 
 
 class ExpertStack(nn.Module, ABC):
@@ -37,7 +38,7 @@ class ExpertStack(nn.Module, ABC):
     @abstractmethod
     def forward(
         self, rows: Float[Tensor, "N D"], offsets: Int[Tensor, " E"]
-    ) -> Float[Tensor, "N D"]:
+    ) -> Float[Tensor, "N O"]:
         """Applies expert e to rows ``offsets[e-1] .. offsets[e]``; the rows past the last count
         for nothing."""
 
@@ -112,6 +113,43 @@ class Experts(ExpertStack):
         if bias is None:
             return out
         return out + bias.to(rows.dtype).index_select(0, of_row)
+
+
+@final
+class LinearExperts(ExpertStack):
+    """``E`` linear maps ``x W`` without bias, such as attention's projections (Switch
+    Transformers, 2101.03961, figure 10).
+
+    ``weight`` is [E, D, O], float32, and cast to the dtype of the rows.
+    """
+
+    def __init__(
+        self,
+        num_experts: int,
+        inputs: int,
+        outputs: int,
+        *,
+        init_scale: float = 0.1,
+        product: ProductName = "auto",
+    ) -> None:
+        super().__init__()
+        self.num_experts = num_experts
+        self.init_scale = init_scale
+        self.product = product
+        self.weight = nn.Parameter(torch.empty(num_experts, inputs, outputs))
+
+    def init_weights(
+        self, generator: torch.Generator | None = None, *, std: float | None = None
+    ) -> None:
+        """Truncated normal of true std ``sqrt(init_scale / D)``."""
+        matrix_normal_(self.weight, generator, scale=self.init_scale, std=std)
+
+    def forward(
+        self, rows: Float[Tensor, "N D"], offsets: Int[Tensor, " E"]
+    ) -> Float[Tensor, "N O"]:
+        """Applies expert e to rows ``offsets[e-1] .. offsets[e]``; rows past the last are zero
+        through the product and take no part in a gradient."""
+        return grouped_product(rows, self.weight.to(rows.dtype), offsets, self.product)
 
 
 def expert_of_row(rows: int, offsets: Int[Tensor, " E"]) -> Int[Tensor, " N"]:

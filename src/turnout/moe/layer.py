@@ -1,6 +1,7 @@
 """The sparse layer: route, grant, dispatch, compute, combine; everything it learns it returns.
 
-Axes: B batch, S sequence, D width, T tokens = B * S, N assignments, E experts, K choices.
+Axes: B batch, S sequence, D width, O output width (that of the experts), T tokens = B * S,
+N assignments, E experts, K choices.
 """
 
 from dataclasses import dataclass, replace
@@ -108,7 +109,7 @@ class MoELayer(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "B S D"], context: RoutingContext
-    ) -> tuple[Float[Tensor, "B S D"], LayerStats, LayerDecision]:
+    ) -> tuple[Float[Tensor, "B S O"], LayerStats, LayerDecision]:
         """Applies the layer.
 
         Args:
@@ -126,7 +127,8 @@ class MoELayer(nn.Module):
         granted = self._grant(assignment, context)
         dispatched = self.dispatcher.dispatch(x.flatten(0, 1), granted)
         rows = self.experts(dispatched.rows, dispatched.offsets)
-        y = self.dispatcher.combine(rows, dispatched.ticket).view_as(x)
+        y = self.dispatcher.combine(rows, dispatched.ticket)
+        y = y.view(*x.shape[:2], y.shape[1])
         if self.shared is not None:
             y = y + self.shared(torch.where(context.mask.unsqueeze(-1), x, 0.0))
         return (

@@ -3,6 +3,7 @@
 Axes: B batch, S sequence, D width, H heads, Q queries, K keys, d width of a head.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import final
 
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from turnout.config.attention import AttentionConfig
-from turnout.nn.init import truncated_normal_
+from turnout.nn.init import matrix_normal_
 from turnout.nn.linear import Linear
 from turnout.nn.norms import RMSNorm
 from turnout.nn.positions import Rotation
@@ -75,11 +76,11 @@ def biased(
     return torch.where(mask, bias.to(dtype), -torch.inf)
 
 
-@final
-class Attention(nn.Module):
-    """Projections without bias, optional norms on queries and keys, and the weighted sum.
+class AttentionBase(nn.Module, ABC):
+    """What attention does with its projections, whoever makes them: heads, optional norms on
+    queries and keys, the weighted sum, the output projection.
 
-    Weights are float32 and cast to the dtype of ``x``; norms and rotation are float32 inside.
+    Weights are float32 and cast to the dtype of the rows; norms and rotation are float32 inside.
     """
 
     def __init__(
@@ -89,9 +90,6 @@ class Attention(nn.Module):
         self.config = config
         self.dropout = dropout
         self.scale = config.head_dim**-0.5 if config.scaled else 1.0
-        self.query = Linear(d_model, config.q_width)
-        self.key = Linear(d_model, config.kv_width)
-        self.value = Linear(d_model, config.kv_width)
         self.out = Linear(config.q_width, d_model)
         widths = {
             "none": None,
@@ -101,6 +99,7 @@ class Attention(nn.Module):
         self.query_norm = None if widths is None else RMSNorm(widths[0], epsilon)
         self.key_norm = None if widths is None else RMSNorm(widths[1], epsilon)
 
+    @abstractmethod
     def init_weights(
         self, generator: torch.Generator, *, std: float | None = None, scale: float = 1.0
     ) -> None:
@@ -109,24 +108,90 @@ class Attention(nn.Module):
         Without the division of the logits by ``sqrt(head_dim)`` the query's deviation takes it,
         as in T5: ``(d_model * head_dim)^-0.5``.
         """
-        for linear in (self.query, self.key, self.value, self.out):
-            fan_in = linear.weight.shape[1]
-            if linear is self.query and not self.config.scaled:
-                fan_in *= self.config.head_dim
-            fan_in_std = (scale / fan_in) ** 0.5
-            cut = 2.0 if std is None else 3.0
-            truncated_normal_(linear.weight, fan_in_std if std is None else std, generator, cut=cut)
+
+    @property
+    def query_scale(self) -> float:
+        """Factor on a query's initial variance: what the logits are not divided by."""
+        return 1.0 if self.config.scaled else 1.0 / self.config.head_dim
+
+    def as_read(
+        self,
+        keys: Float[Tensor, "B K W"],
+        values: Float[Tensor, "B K W"],
+        rotation: Rotation | None,
+    ) -> KeyValues:
+        """Projected keys and values as heads, keys normalised and rotated."""
+        split = self._heads(keys, self.config.kv_heads, self.key_norm)
+        return KeyValues(
+            split if rotation is None else rotation.apply(split),
+            self._heads(values, self.config.kv_heads, None),
+        )
+
+    def attend(
+        self,
+        queries: Float[Tensor, "B Q W"],
+        read: KeyValues,
+        mask: Bool[Tensor, "B 1 Q K"] | Float[Tensor, "B H Q K"],
+        rotation: Rotation | None,
+    ) -> Float[Tensor, "B Q D"]:
+        """Projected queries over the keys and values of ``read``."""
+        split = self._heads(queries, self.config.num_heads, self.query_norm)
+        mixed = F.scaled_dot_product_attention(
+            split if rotation is None else rotation.apply(split),
+            read.keys,
+            read.values,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            scale=self.scale,
+            enable_gqa=self.config.kv_heads != self.config.num_heads,
+        )
+        joined: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return joined
+
+    def init_norms(self) -> None:
+        """Norms of one."""
         for norm in (self.query_norm, self.key_norm):
             if norm is not None:
                 norm.init_weights()
+
+    def _heads(
+        self, x: Float[Tensor, "B S W"], heads: int, norm: RMSNorm | None
+    ) -> Float[Tensor, "B h S d"]:
+        """Splits the last dimension into heads; a norm acts over a head or over the whole."""
+        if norm is not None and self.config.qk_norm == "full":
+            x = norm(x)
+        split = x.view(*x.shape[:2], heads, self.config.head_dim).transpose(1, 2)
+        if norm is not None and self.config.qk_norm == "head":
+            split = norm(split)
+        return split
+
+
+@final
+class Attention(AttentionBase):
+    """Dense projections without bias."""
+
+    def __init__(
+        self, d_model: int, config: AttentionConfig, *, epsilon: float, dropout: float
+    ) -> None:
+        super().__init__(d_model, config, epsilon=epsilon, dropout=dropout)
+        self.query = Linear(d_model, config.q_width)
+        self.key = Linear(d_model, config.kv_width)
+        self.value = Linear(d_model, config.kv_width)
+
+    def init_weights(
+        self, generator: torch.Generator, *, std: float | None = None, scale: float = 1.0
+    ) -> None:
+        """See ``AttentionBase.init_weights``."""
+        for linear in (self.query, self.key, self.value, self.out):
+            own = scale * (self.query_scale if linear is self.query else 1.0)
+            matrix_normal_(linear.weight, generator, scale=own, std=std)
+        self.init_norms()
 
     def project(
         self, source: Float[Tensor, "B K D"], rotation: Rotation | None = None
     ) -> KeyValues:
         """Keys and values of ``source``, the row itself or an encoder's states."""
-        keys = self._heads(self.key(source), self.config.kv_heads, self.key_norm)
-        values = self._heads(self.value(source), self.config.kv_heads, None)
-        return KeyValues(keys if rotation is None else rotation.apply(keys), values)
+        return self.as_read(self.key(source), self.value(source), rotation)
 
     def forward(
         self,
@@ -139,28 +204,4 @@ class Attention(nn.Module):
 
         ``mask`` is True where a query may read, or the bias with minus infinity elsewhere.
         """
-        queries = self._heads(self.query(x), self.config.num_heads, self.query_norm)
-        if rotation is not None:
-            queries = rotation.apply(queries)
-        mixed = F.scaled_dot_product_attention(
-            queries,
-            read.keys,
-            read.values,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            scale=self.scale,
-            enable_gqa=self.config.kv_heads != self.config.num_heads,
-        )
-        joined: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
-        return joined
-
-    def _heads(
-        self, x: Float[Tensor, "B S W"], heads: int, norm: RMSNorm | None
-    ) -> Float[Tensor, "B h S d"]:
-        """Splits the last dimension into heads; a norm acts over a head or over the whole."""
-        if norm is not None and self.config.qk_norm == "full":
-            x = norm(x)
-        split = x.view(*x.shape[:2], heads, self.config.head_dim).transpose(1, 2)
-        if norm is not None and self.config.qk_norm == "head":
-            split = norm(split)
-        return split
+        return self.attend(self.query(x), read, mask, rotation)

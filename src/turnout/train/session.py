@@ -159,9 +159,11 @@ def with_product(config: RunConfig, data: Data) -> tuple[RunConfig, str]:
     batch = data.micro_batches(0)[0]
     longer = batch.decoder if batch.encoder is None else batch.encoder
     rows = longer.ids.numel() * moe.router.candidates(moe.num_experts)
-    expert = moe.expert_ffn(config.model.feed_forward)
+    width = config.model.attention.q_width
+    if moe.in_feed_forward:
+        width = moe.expert_ffn(config.model.feed_forward).d_ff
     shape = ProductShape(
-        rows, moe.num_experts, config.model.d_model, expert.d_ff, dtype, longer.ids.device.type
+        rows, moe.num_experts, config.model.d_model, width, dtype, longer.ids.device.type
     )
     choice = choose(shape)
     model = replace(config.model, moe=replace(moe, product=choice.backend))

@@ -75,7 +75,15 @@ def open_sources(paths: tuple[str, ...] = (), field: str = "text") -> Sources:
     given = dict.fromkeys(paths)
     parts = dict.fromkeys(part for path in given for part in _parts(path, field))
     places = [path if path.startswith(PREFIX) else str(Path(path).absolute()) for path in given]
-    return Sources(tuple(parts), ", ".join(given), (field, *places))
+    return Sources(tuple(parts), in_words(tuple(given)), (field, *places))
+
+
+def in_words(paths: tuple[str, ...]) -> str:
+    """The paths, each once; of more than four the first three and how many others there are."""
+    given = list(dict.fromkeys(paths))
+    if len(given) <= 4:
+        return ", ".join(given)
+    return f"{', '.join(given[:3])} and {len(given) - 3} more"
 
 
 def _parts(path: str, field: str) -> list[Source]:

@@ -1,0 +1,195 @@
+"""The attention sub-layers of a block: to the row itself, dense or with experts, and across.
+
+Axes: B batch, S sequence, D width, Q queries, K keys.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from turnout.config.moe import MoEConfig
+from turnout.models.block_context import BlockOutput, StackContext
+from turnout.models.initial import Deviations
+from turnout.models.positions import position_bias
+from turnout.models.shape import StackShape
+from turnout.models.sparse import sparse_layer
+from turnout.moe.experts import LinearExperts
+from turnout.moe.layer import MoELayer
+from turnout.nn.attention import Attention, AttentionBase, KeyValues, Slots, biased
+from turnout.nn.init import matrix_normal_
+from turnout.nn.norms import RMSNorm
+from turnout.nn.positions import RelativePositionBias
+
+
+class SelfAttentionSublayer(nn.Module, ABC):
+    """Norm, attention to the row itself, dropout, residual."""
+
+    @abstractmethod
+    def init_weights(self, generator: torch.Generator, deviation: Deviations) -> None:
+        """Fills the weights."""
+
+    @abstractmethod
+    def forward(
+        self, x: Float[Tensor, "B S D"], context: StackContext, slots: Slots | None
+    ) -> BlockOutput:
+        """``x`` with this sub-layer's part added; ``slots`` are its part of a cache."""
+
+    @abstractmethod
+    def sparse_layers(self) -> dict[str, MoELayer]:
+        """The sparse layers by name, in the order of their reports, or nothing."""
+
+
+@final
+class DenseSelfAttention(SelfAttentionSublayer):
+    """One matrix a projection."""
+
+    def __init__(self, shape: StackShape) -> None:
+        super().__init__()
+        self.norm = RMSNorm(shape.d_model, shape.epsilon)
+        self.attention = _dense(shape)
+        self.position_bias = position_bias(shape.positions, shape, per_layer=True)
+        self.dropout = nn.Dropout(shape.dropout)
+
+    def init_weights(self, generator: torch.Generator, deviation: Deviations) -> None:
+        self.norm.init_weights()
+        self.attention.init_weights(generator, std=deviation.matrix, scale=deviation.scale)
+        if self.position_bias is not None:
+            self.position_bias.init_weights(generator, std=deviation.position)
+
+    def forward(
+        self, x: Float[Tensor, "B S D"], context: StackContext, slots: Slots | None
+    ) -> BlockOutput:
+        normed = self.norm(x)
+        read = self.attention.project(normed, context.rotation)
+        if slots is not None:
+            read = slots.extend(read)
+        mask = _mask(self.position_bias, x, read, context)
+        mixed: Tensor = self.dropout(self.attention(normed, read, mask, context.rotation))
+        return BlockOutput(x + mixed)
+
+    def sparse_layers(self) -> dict[str, MoELayer]:
+        return {}
+
+
+@final
+class SparseAttention(AttentionBase):
+    """A sparse layer makes the queries, another one vector that is key and value both (Switch
+    Transformers, 2101.03961, appendix A and figure 10, table 10).
+
+    Each has a router of its own. A token that has no slot gets zeros: as a query it reads
+    evenly, but for the position bias; as a key it adds nothing.
+    """
+
+    def __init__(self, shape: StackShape, moe: MoEConfig, layer: int) -> None:
+        config = shape.attention
+        super().__init__(shape.d_model, config, epsilon=shape.epsilon, dropout=shape.dropout)
+        scale = 1.0 if moe.init_scale is None else moe.init_scale
+        self.as_the_rest = moe.init_scale is None
+        self.query = _projection(
+            shape, moe, layer, "attention.query", config.q_width, scale * self.query_scale
+        )
+        self.key_value = _projection(
+            shape, moe, layer, "attention.key_value", config.kv_width, scale
+        )
+
+    def init_weights(
+        self, generator: torch.Generator, *, std: float | None = None, scale: float = 1.0
+    ) -> None:
+        """See ``AttentionBase.init_weights``; experts as ``moe.init_scale`` says."""
+        for layer in (self.query, self.key_value):
+            layer.init_weights(generator, std=std if self.as_the_rest else None)
+        matrix_normal_(self.out.weight, generator, scale=scale, std=std)
+        self.init_norms()
+
+
+@final
+class SparseSelfAttention(SelfAttentionSublayer):
+    """Experts make queries, and keys and values."""
+
+    def __init__(self, shape: StackShape, moe: MoEConfig, layer: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(shape.d_model, shape.epsilon)
+        self.attention = SparseAttention(shape, moe, layer)
+        self.position_bias = position_bias(shape.positions, shape, per_layer=True)
+        self.dropout = nn.Dropout(shape.dropout)
+
+    def init_weights(self, generator: torch.Generator, deviation: Deviations) -> None:
+        self.norm.init_weights()
+        self.attention.init_weights(generator, std=deviation.matrix, scale=deviation.scale)
+        if self.position_bias is not None:
+            self.position_bias.init_weights(generator, std=deviation.position)
+
+    def forward(
+        self, x: Float[Tensor, "B S D"], context: StackContext, slots: Slots | None
+    ) -> BlockOutput:
+        normed = self.norm(x)
+        queries, query_stats, query_decision = self.attention.query(normed, context.routing)
+        both, stats, decision = self.attention.key_value(normed, context.routing)
+        read = self.attention.as_read(both, both, context.rotation)
+        if slots is not None:
+            read = slots.extend(read)
+        mask = _mask(self.position_bias, x, read, context)
+        mixed = self.attention.attend(queries, read, mask, context.rotation)
+        return BlockOutput(
+            x + self.dropout(mixed), (query_stats, stats), (query_decision, decision)
+        )
+
+    def sparse_layers(self) -> dict[str, MoELayer]:
+        layers = (self.attention.query, self.attention.key_value)
+        return {layer.name: layer for layer in layers}
+
+
+@final
+class CrossAttentionSublayer(nn.Module):
+    """Norm, attention to the encoder's states, dropout, residual."""
+
+    def __init__(self, shape: StackShape) -> None:
+        super().__init__()
+        self.norm = RMSNorm(shape.d_model, shape.epsilon)
+        self.attention = _dense(shape)
+        self.dropout = nn.Dropout(shape.dropout)
+
+    def init_weights(self, generator: torch.Generator, deviation: Deviations) -> None:
+        self.norm.init_weights()
+        self.attention.init_weights(generator, std=deviation.matrix, scale=deviation.scale)
+
+    def forward(
+        self, x: Float[Tensor, "B S D"], context: StackContext, memory: KeyValues | None
+    ) -> Float[Tensor, "B S D"]:
+        """Reads ``memory``, or projects the encoder's states of the context."""
+        assert context.encoded_allowed is not None
+        if memory is None:
+            assert context.encoded is not None
+            memory = self.attention.project(context.encoded)
+        mixed: Tensor = self.dropout(self.attention(self.norm(x), memory, context.encoded_allowed))
+        return x + mixed
+
+
+def _dense(shape: StackShape) -> Attention:
+    return Attention(shape.d_model, shape.attention, epsilon=shape.epsilon, dropout=shape.dropout)
+
+
+def _projection(
+    shape: StackShape, moe: MoEConfig, layer: int, part: str, width: int, scale: float
+) -> MoELayer:
+    experts = LinearExperts(
+        moe.num_experts, shape.d_model, width, init_scale=scale, product=moe.product
+    )
+    return sparse_layer(shape, replace(moe, shared_experts=0), layer, part, experts)
+
+
+def _mask(
+    position_bias: RelativePositionBias | None,
+    x: Float[Tensor, "B Q D"],
+    read: KeyValues,
+    context: StackContext,
+) -> Bool[Tensor, "B 1 Q K"] | Float[Tensor, "B H Q K"]:
+    """The stack's mask, or one with the bias of this layer."""
+    if position_bias is None:
+        return context.mask
+    bias = position_bias(x.shape[1], read.keys.shape[2], context.start)
+    return biased(context.allowed, bias, x.dtype)
