@@ -80,6 +80,11 @@ def test_decoder_only_by_hand() -> None:
     for form, extra in (("head", 8), ("full", 24)):
         attention = AttentionConfig(4, 4, num_kv_heads=2, qk_norm=form)
         assert single(attention=attention).num_params() == count.total + 3 * extra
+    # biases of 16 + 8 + 8 a layer, and 8 of the output
+    for form, extra in (("qkv", 32), ("all", 40)):
+        attention = AttentionConfig(4, 4, num_kv_heads=2, bias=form)
+        assert single(attention=attention).num_params() == count.total + 3 * extra
+        assert single(attention=attention).flops(2, 5) == single().flops(2, 5)
 
 
 def test_sparse_layers_by_hand() -> None:

@@ -67,6 +67,11 @@ SPARSE: dict[str, ModelConfig] = {
         feed_forward=FeedForwardConfig(24, "geglu", hidden_bias="multiplicative"),
         tied=False,
     ),
+    "gpt_oss": replace(
+        MODERN,
+        moe=replace(TOP2, expert=FeedForwardConfig(16, "swiglu", bias=True), shared_experts=0),
+        attention=AttentionConfig(4, 4, num_kv_heads=2, bias="all"),
+    ),
     "attention": replace(T5, moe=replace(SWITCH, attention="also")),
     "attention_only": replace(MODERN, moe=replace(SWITCH, router=TopKRouter(2), attention="only")),
 }

@@ -208,6 +208,18 @@ def test_nothing_is_silently_off(field, value):
         replace(ONLY, **{field: value})
 
 
+def test_projecting_experts_have_no_biases():
+    biased = AttentionConfig(4, 4, bias="qkv")
+    with pytest.raises(ConfigError) as refused:
+        replace(MODERN, attention=biased, moe=ONLY)
+    assert str(refused.value) == (
+        "model.attention.bias = 'qkv': must be none where experts make attention's projections; "
+        "or set model.moe.attention to none"
+    )
+    with pytest.raises(ConfigError, match=r"model\.attention\.bias"):
+        replace(T5, attention=biased, moe=ONLY)
+
+
 def test_a_decoder_refuses_projections_that_read_ahead():
     moe = replace(ONLY, router=ExpertChoiceRouter(1))
     with pytest.raises(ConfigError, match="a decoder"):

@@ -16,6 +16,9 @@ WIDTH = 12
 def make(config: AttentionConfig) -> Attention:
     attention = Attention(WIDTH, config, epsilon=1e-6, dropout=0.0)
     attention.init_weights(torch.Generator().manual_seed(1))
+    for linear in (attention.query, attention.key, attention.value, attention.out):
+        if linear.bias is not None:
+            torch.nn.init.normal_(linear.bias, generator=torch.Generator().manual_seed(7))
     for norm in (attention.query_norm, attention.key_norm):
         if norm is not None:
             torch.nn.init.uniform_(
@@ -32,8 +35,12 @@ def loop(
     config = attention.config
     x, source = x.double(), source.double()
 
+    def product(linear: torch.nn.Module, states: Tensor) -> Tensor:
+        out = states @ linear.weight.double().t()
+        return out if linear.bias is None else out + linear.bias.double()
+
     def heads(linear: torch.nn.Module, states: Tensor, norm: torch.nn.Module | None) -> Tensor:
-        flat = states @ linear.weight.double().t()
+        flat = product(linear, states)
         if norm is not None and config.qk_norm == "full":
             flat = rms(flat, norm.weight)
         split = flat.view(*flat.shape[:-1], -1, config.head_dim)
@@ -61,7 +68,7 @@ def loop(
                 weights = [math.exp(logit) for logit in logits]
                 for j, weight in zip(keys, weights, strict=True):
                     out[b, i, h] += weight / sum(weights) * v[b, j, h // share]
-    return out.flatten(2) @ attention.out.weight.double().t()
+    return product(attention.out, out.flatten(2))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -72,8 +79,10 @@ def loop(
         AttentionConfig(4, 3, scaled=False),
         AttentionConfig(4, 4, num_kv_heads=2, qk_norm="head"),
         AttentionConfig(6, 4, num_kv_heads=1, qk_norm="full"),
+        AttentionConfig(4, 4, num_kv_heads=2, bias="qkv"),
+        AttentionConfig(4, 4, qk_norm="full", bias="all"),
     ],
-    ids=["t5", "grouped", "one_kv_head"],
+    ids=["t5", "grouped", "one_kv_head", "qkv_bias", "all_biases"],
 )
 def test_attention_is_the_plain_loop(
     config: AttentionConfig, with_bias: bool, causal: bool
@@ -205,3 +214,13 @@ def test_initial_deviations(scaled: bool) -> None:
         # 131,072 draws: the deviation of the measured deviation is about 0.2%.
         assert weight.std().item() == pytest.approx(std, rel=0.01), name
         assert weight.abs().max().item() <= 2 * std / 0.8796 + 1e-6
+
+
+@pytest.mark.parametrize(("bias", "held"), [("none", ""), ("qkv", "query key value"), ("all", "*")])
+def test_biases_start_at_zero(bias: str, held: str) -> None:
+    attention = Attention(WIDTH, AttentionConfig(2, 4, bias=bias), epsilon=1e-6, dropout=0.0)
+    attention.init_weights(torch.Generator().manual_seed(0))
+    found = {n: p for n, p in attention.named_parameters() if n.endswith("bias")}
+    names = ["query", "key", "value", "out"] if held == "*" else held.split()
+    assert sorted(found) == sorted(f"{name}.bias" for name in names)
+    assert all(torch.equal(p, torch.zeros_like(p)) for p in found.values())

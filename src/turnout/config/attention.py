@@ -8,11 +8,12 @@ from turnout.config.errors import check_words, require
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """Multi-head or grouped-query attention, no biases.
+    """Multi-head or grouped-query attention.
 
     ``scaled`` divides the logits by sqrt(head_dim); T5 folds that into the query's
     initialisation instead. ``qk_norm``: RMSNorm on queries and keys, ``head`` over each head
-    (Qwen3), ``full`` over the whole projection (OLMoE).
+    (Qwen3), ``full`` over the whole projection (OLMoE). ``bias``: of the projections to queries,
+    keys and values (``qkv``: Qwen2-MoE), or of the output's as well (``all``: gpt-oss).
     """
 
     num_heads: int
@@ -20,6 +21,7 @@ class AttentionConfig:
     num_kv_heads: int | None = None
     scaled: bool = True
     qk_norm: Literal["none", "head", "full"] = "none"
+    bias: Literal["none", "qkv", "all"] = "none"
 
     def __post_init__(self) -> None:
         check_words(self, "attention")
@@ -46,11 +48,15 @@ class AttentionConfig:
         return self.kv_heads * self.head_dim
 
     def num_params(self, d_model: int) -> int:
-        """Query, key, value and output projections, and the norms of queries and keys."""
-        return d_model * (self.q_width + 2 * self.kv_width) + self.num_shared_params(d_model)
+        """Query, key, value and output projections, their biases, and the norms of queries and
+        keys."""
+        into = self.q_width + 2 * self.kv_width
+        biases = {"none": 0, "qkv": into, "all": into + d_model}[self.bias]
+        return d_model * into + biases + self.num_shared_params(d_model)
 
     def num_shared_params(self, d_model: int) -> int:
-        """The output projection and the norms: what all experts share where they project."""
+        """The output projection and the norms: what all experts share where they project, which
+        have no biases."""
         norms = {"none": 0, "head": 2 * self.head_dim, "full": self.q_width + self.kv_width}
         return d_model * self.q_width + norms[self.qk_norm]
 

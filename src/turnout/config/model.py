@@ -56,6 +56,7 @@ class EncoderDecoderConfig:
         for name in ("encoder_layers", "decoder_layers", "encoder_length", "decoder_length"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         _check_placement(self.moe, self.stacks())
+        _check_projecting(self.moe, self.attention)
         encoder = _moe_of_stack(self.moe, decoder=False)
         require(
             encoder is None or encoder.router.kind != ReinforceRouter.kind,
@@ -129,6 +130,7 @@ class DecoderOnlyConfig:
             "even with rotary positions",
         )
         _check_placement(self.moe, self.stacks())
+        _check_projecting(self.moe, self.attention)
 
     def dense_twin(self) -> "DecoderOnlyConfig":
         """The same model with a dense network in place of every sparse layer."""
@@ -168,6 +170,17 @@ def _check_common(vocab_size: int, d_model: int, dropout: float, norm_epsilon: f
     require(vocab_size >= 2, "model.vocab_size", vocab_size, "at least 2")
     require(d_model >= 1, "model.d_model", d_model, "at least 1")
     require(0 <= dropout < 1, "model.dropout", dropout, "in [0, 1)")
+
+
+def _check_projecting(moe: MoEConfig | None, attention: AttentionConfig) -> None:
+    """Experts that project stand in the place of dense projections, and are plain matrices."""
+    require(
+        moe is None or not moe.in_attention or attention.bias == "none",
+        "model.attention.bias",
+        attention.bias,
+        "none where experts make attention's projections",
+        "or set model.moe.attention to none",
+    )
 
 
 def _check_placement(moe: MoEConfig | None, stacks: tuple[counts.Stack, ...]) -> None:

@@ -90,7 +90,7 @@ class AttentionBase(nn.Module, ABC):
         self.config = config
         self.dropout = dropout
         self.scale = config.head_dim**-0.5 if config.scaled else 1.0
-        self.out = Linear(config.q_width, d_model)
+        self.out = Linear(config.q_width, d_model, bias=config.bias == "all")
         widths = {
             "none": None,
             "head": (config.head_dim, config.head_dim),
@@ -168,23 +168,25 @@ class AttentionBase(nn.Module, ABC):
 
 @final
 class Attention(AttentionBase):
-    """Dense projections without bias."""
+    """Dense projections, with biases as the configuration says."""
 
     def __init__(
         self, d_model: int, config: AttentionConfig, *, epsilon: float, dropout: float
     ) -> None:
         super().__init__(d_model, config, epsilon=epsilon, dropout=dropout)
-        self.query = Linear(d_model, config.q_width)
-        self.key = Linear(d_model, config.kv_width)
-        self.value = Linear(d_model, config.kv_width)
+        bias = config.bias != "none"
+        self.query = Linear(d_model, config.q_width, bias=bias)
+        self.key = Linear(d_model, config.kv_width, bias=bias)
+        self.value = Linear(d_model, config.kv_width, bias=bias)
 
     def init_weights(
         self, generator: torch.Generator, *, std: float | None = None, scale: float = 1.0
     ) -> None:
-        """See ``AttentionBase.init_weights``."""
+        """See ``AttentionBase.init_weights``; biases 0."""
         for linear in (self.query, self.key, self.value, self.out):
             own = scale * (self.query_scale if linear is self.query else 1.0)
             matrix_normal_(linear.weight, generator, scale=own, std=std)
+            linear.init_bias()
         self.init_norms()
 
     def project(

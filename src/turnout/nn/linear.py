@@ -1,4 +1,4 @@
-"""A linear map without bias: float32 weights, computed in the dtype of its input."""
+"""A linear map: float32 weights, computed in the dtype of its input."""
 
 from typing import final
 
@@ -10,11 +10,19 @@ from torch import Tensor, nn
 
 @final
 class Linear(nn.Module):
-    """``y = x W^T`` with ``weight`` [outputs, inputs] in float32, cast to the dtype of ``x``."""
+    """``y = x W^T + b`` with ``weight`` [outputs, inputs] and, where asked for, ``bias`` [outputs]
+    in float32, cast to the dtype of ``x``."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+
+    def init_bias(self) -> None:
+        """A bias of zero, where there is one."""
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
-        return F.linear(x, self.weight.to(x.dtype))
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
