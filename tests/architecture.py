@@ -29,6 +29,7 @@ ARROWS: dict[str, frozenset[str]] = {
     "probe": frozenset(
         {"config", "pytree", "data", "moe", "models", "checkpoint", "train.session"}
     ),
+    "convert": frozenset({"config", "data", "models", "checkpoint"}),
     "compare": frozenset(
         {"config", "checkpoint", "train", "probe.style", "probe.curve", "probe.characters"}
     ),

@@ -32,7 +32,7 @@ def load(folder: Path) -> Checkpoint:
     folder = Path(folder)
     index = load_index(folder)
     shards = {name: _read_shard(folder, name, entry) for name, entry in index.shards.items()}
-    tensors = {name: _assemble(name, entry, shards) for name, entry in index.tensors.items()}
+    tensors = {name: assemble(name, entry, shards) for name, entry in index.tensors.items()}
     claimed = {(p.shard, p.key) for entry in index.tensors.values() for p in entry.pieces}
     stray = [
         key for file, content in shards.items() for key in content if (file, key) not in claimed
@@ -114,7 +114,12 @@ def _read_shard(folder: Path, name: str, entry: ShardEntry) -> dict[str, Tensor]
         raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
 
 
-def _assemble(name: str, entry: TensorEntry, shards: Mapping[str, dict[str, Tensor]]) -> Tensor:
+def assemble(name: str, entry: TensorEntry, shards: Mapping[str, dict[str, Tensor]]) -> Tensor:
+    """A whole tensor from its pieces, by shard and key.
+
+    Raises:
+        CheckpointError: they are not what the index says, overlap, or leave a hole.
+    """
     parts = []
     for piece in entry.pieces:
         part = shards.get(piece.shard, {}).get(piece.key)

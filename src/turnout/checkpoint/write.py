@@ -73,7 +73,7 @@ def save_shards(
         name: TensorEntry(tuple(shapes[name]), dtypes[name], tuple(entries[name]))
         for name in shapes
     }
-    _write_index(folder, Index(written, tensors, meta))
+    write_index(folder, Index(written, tensors, meta))
     _sync_folder(folder.parent)
 
 
@@ -88,7 +88,8 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
 
 
-def _write_index(folder: Path, index: Index) -> None:
+def write_index(folder: Path, index: Index) -> None:
+    """Makes the folder a checkpoint: everything else must be on disk."""
     text = json.dumps(index.to_json(), indent=1, allow_nan=False)
     replace_file(folder / INDEX, text.encode())
 

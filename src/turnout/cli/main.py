@@ -27,6 +27,7 @@ COMMANDS = {
     "probe": Command("turnout.cli.probe", "draw a run: its curve, and which expert reads what"),
     "report": Command("turnout.cli.report", "write a run's report, or compare several, as HTML"),
     "check": Command("turnout.cli.check", "whether a router keeps the contract, a model leaks"),
+    "convert": Command("turnout.cli.convert", "from Hugging Face checkpoints, and back"),
     "data": Command("turnout.cli.data", "fetch larger corpora, build shards, describe them"),
     "doctor": Command("turnout.cli.doctor", "what this machine can do, and what Turnout will use"),
 }

@@ -170,7 +170,7 @@ def _sparse_networks(stack: Stack, moe: MoEConfig, active: bool) -> Components:
     extra = stack.feed_forward.num_params(width) + width
     return Components(
         experts=_counted(moe, active) * moe.expert_ffn(stack.feed_forward).num_params(width),
-        shared_experts=0 if shared is None else shared.num_params(width),
+        shared_experts=0 if shared is None else shared.num_params(width) + moe.shared_gate * width,
         router=moe.router.num_params(width, moe.num_experts),
         extra_ffn=extra if moe.extra_ffn else 0,
     )
@@ -234,7 +234,7 @@ def _network_flops(stack: Stack, moe: MoEConfig, tokens: int) -> int:
     flops += _ffn_flops(moe.expert_ffn(stack.feed_forward), tokens * moe.router.active, width)
     shared = moe.shared_ffn(stack.feed_forward)
     if shared is not None:
-        flops += _ffn_flops(shared, tokens, width)
+        flops += _ffn_flops(shared, tokens, width) + moe.shared_gate * 2 * tokens * width
     if moe.extra_ffn:
         flops += _ffn_flops(stack.feed_forward, tokens, width)
     return flops

@@ -1,5 +1,6 @@
 """The two model families; a published model is a preset over them, never a class of its own."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -19,6 +20,7 @@ __all__ = [
     "FanInInit",
     "Initialisation",
     "ModelConfig",
+    "Multipliers",
     "NormalInit",
     "Positions",
     "RelativeBias",
@@ -98,8 +100,25 @@ class EncoderDecoderConfig:
 
 
 @dataclass(frozen=True)
+class Multipliers:
+    """Constants of Granite: factors on embeddings, on what a sub-layer adds and on the logits of
+    attention (None: by head_dim, as ``attention.scaled`` says); what the head's are divided by."""
+
+    embedding: float = 1.0
+    residual: float = 1.0
+    attention: float | None = None
+    logits_divisor: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("embedding", "residual", "attention", "logits_divisor"):
+            value = getattr(self, name)
+            ok = value is None or (value > 0 and math.isfinite(value))
+            require(ok, f"multipliers.{name}", value, "above 0")
+
+
+@dataclass(frozen=True)
 class DecoderOnlyConfig:
-    """GLaM, Mixtral, OLMoE, Qwen3-MoE, DeepSeekMoE, and the small models of the demo.
+    """GLaM, Mixtral, OLMoE, Qwen3-MoE, DeepSeekMoE, Granite-MoE, and the small models of the demo.
 
     ``length`` is the configured tokens of a row: expert capacity follows from it.
     """
@@ -117,6 +136,7 @@ class DecoderOnlyConfig:
     dropout: float = 0.0
     tied: bool = False
     norm_epsilon: float = 1e-6
+    multipliers: Multipliers = field(default_factory=Multipliers)
 
     def __post_init__(self) -> None:
         _check_common(self.vocab_size, self.d_model, self.dropout, self.norm_epsilon)

@@ -81,7 +81,8 @@ class MoEConfig:
     """A sparse feed-forward layer. Widths are the total ones; nothing is per device.
 
     ``expert`` None means the stack's own feed-forward network. ``shared_experts`` is the number
-    of experts every token passes (DeepSeekMoE). ``extra_ffn`` adds ST-MoE's dense network behind
+    of experts every token passes (DeepSeekMoE); ``shared_gate`` weighs them by a learned sigmoid
+    (Qwen2-MoE). ``extra_ffn`` adds ST-MoE's dense network behind
     the layer, with its own norm and residual. A capacity factor of None drops nothing.
     ``init_scale`` is s of the truncated normal of std sqrt(s / fan_in) that router and experts
     start from (Switch section 2.4: 0.1); None initialises them as the model's other matrices.
@@ -101,6 +102,7 @@ class MoEConfig:
     attention: AttentionExperts = "none"
     expert: FeedForwardConfig | None = None
     shared_experts: int = 0
+    shared_gate: bool = False
     extra_ffn: bool = False
     expert_dropout: float = 0.0
     init_scale: float | None = 0.1
@@ -127,6 +129,12 @@ class MoEConfig:
                 raise ConfigError(f"moe.{name}", value, "above 0", "or none, which drops no token")
         require(self.min_capacity >= 1, "moe.min_capacity", self.min_capacity, "at least 1")
         require(self.shared_experts >= 0, "moe.shared_experts", self.shared_experts, "at least 0")
+        require(
+            self.shared_experts > 0 or not self.shared_gate,
+            "moe.shared_gate",
+            self.shared_gate,
+            "false without moe.shared_experts",
+        )
         require(
             self.init_scale is None or self.init_scale > 0,
             "moe.init_scale",

@@ -23,6 +23,7 @@ from turnout.nn.attention import Attention, AttentionBase, KeyValues, Slots, bia
 from turnout.nn.init import matrix_normal_
 from turnout.nn.norms import RMSNorm
 from turnout.nn.positions import RelativePositionBias
+from turnout.nn.scale import times
 
 
 class SelfAttentionSublayer(nn.Module, ABC):
@@ -53,6 +54,7 @@ class DenseSelfAttention(SelfAttentionSublayer):
         self.attention = _dense(shape)
         self.position_bias = position_bias(shape.positions, shape, per_layer=True)
         self.dropout = nn.Dropout(shape.dropout)
+        self.residual = shape.residual
 
     def init_weights(self, generator: torch.Generator, deviation: Deviations) -> None:
         self.norm.init_weights()
@@ -69,7 +71,7 @@ class DenseSelfAttention(SelfAttentionSublayer):
             read = slots.extend(read)
         mask = _mask(self.position_bias, x, read, context)
         mixed: Tensor = self.dropout(self.attention(normed, read, mask, context.rotation))
-        return BlockOutput(x + mixed)
+        return BlockOutput(x + times(mixed, self.residual))
 
     def sparse_layers(self) -> dict[str, MoELayer]:
         return {}
@@ -86,7 +88,13 @@ class SparseAttention(AttentionBase):
 
     def __init__(self, shape: StackShape, moe: MoEConfig, layer: int) -> None:
         config = shape.attention
-        super().__init__(shape.d_model, config, epsilon=shape.epsilon, dropout=shape.dropout)
+        super().__init__(
+            shape.d_model,
+            config,
+            epsilon=shape.epsilon,
+            dropout=shape.dropout,
+            scale=shape.attention_scale,
+        )
         scale = 1.0 if moe.init_scale is None else moe.init_scale
         self.as_the_rest = moe.init_scale is None
         self.query = _projection(
@@ -116,6 +124,7 @@ class SparseSelfAttention(SelfAttentionSublayer):
         self.attention = SparseAttention(shape, moe, layer)
         self.position_bias = position_bias(shape.positions, shape, per_layer=True)
         self.dropout = nn.Dropout(shape.dropout)
+        self.residual = shape.residual
 
     def init_weights(self, generator: torch.Generator, deviation: Deviations) -> None:
         self.norm.init_weights()
@@ -135,7 +144,9 @@ class SparseSelfAttention(SelfAttentionSublayer):
         mask = _mask(self.position_bias, x, read, context)
         mixed = self.attention.attend(queries, read, mask, context.rotation)
         return BlockOutput(
-            x + self.dropout(mixed), (query_stats, stats), (query_decision, decision)
+            x + times(self.dropout(mixed), self.residual),
+            (query_stats, stats),
+            (query_decision, decision),
         )
 
     def sparse_layers(self) -> dict[str, MoELayer]:
@@ -152,6 +163,7 @@ class CrossAttentionSublayer(nn.Module):
         self.norm = RMSNorm(shape.d_model, shape.epsilon)
         self.attention = _dense(shape)
         self.dropout = nn.Dropout(shape.dropout)
+        self.residual = shape.residual
 
     def init_weights(self, generator: torch.Generator, deviation: Deviations) -> None:
         self.norm.init_weights()
@@ -166,11 +178,17 @@ class CrossAttentionSublayer(nn.Module):
             assert context.encoded is not None
             memory = self.attention.project(context.encoded)
         mixed: Tensor = self.dropout(self.attention(self.norm(x), memory, context.encoded_allowed))
-        return x + mixed
+        return x + times(mixed, self.residual)
 
 
 def _dense(shape: StackShape) -> Attention:
-    return Attention(shape.d_model, shape.attention, epsilon=shape.epsilon, dropout=shape.dropout)
+    return Attention(
+        shape.d_model,
+        shape.attention,
+        epsilon=shape.epsilon,
+        dropout=shape.dropout,
+        scale=shape.attention_scale,
+    )
 
 
 def _projection(

@@ -30,6 +30,7 @@ class Model(nn.Module, ABC):
 
     Attributes:
         head: the output weights; None where they are those of the embedding.
+        logits_scale: factor on the logits, beside that of a shared embedding.
     """
 
     config: ModelConfig
@@ -37,6 +38,7 @@ class Model(nn.Module, ABC):
     deviations: Deviations
     embedding: Embedding
     head: Linear | None
+    logits_scale: float = 1.0
 
     @abstractmethod
     def forward(
@@ -94,8 +96,8 @@ class Model(nn.Module, ABC):
     def output_head(self) -> Head:
         """The head over the weights as they are now."""
         if self.head is not None:
-            return Head(self.head.weight)
-        return Head(self.embedding.weight, self.deviations.shared_logits)
+            return Head(self.head.weight, self.logits_scale)
+        return Head(self.embedding.weight, self.deviations.shared_logits * self.logits_scale)
 
 
 def advance(cache: Cache | None, stream: Stream) -> Cache | None:

@@ -26,6 +26,7 @@ from turnout.moe.layer import MoELayer
 from turnout.nn.attention import KeyValues, Slots
 from turnout.nn.feed_forward import FeedForward
 from turnout.nn.norms import RMSNorm
+from turnout.nn.scale import times
 
 
 class FeedForwardSublayer(nn.Module, ABC):
@@ -53,13 +54,14 @@ class DenseSublayer(FeedForwardSublayer):
         self.norm = RMSNorm(shape.d_model, shape.epsilon)
         self.network = FeedForward(shape.d_model, shape.feed_forward, shape.dropout)
         self.dropout = nn.Dropout(shape.dropout)
+        self.residual = shape.residual
 
     def init_weights(self, generator: torch.Generator, deviation: Deviations) -> None:
         self.norm.init_weights()
         self.network.init_weights(generator, std=deviation.matrix, scale=deviation.scale)
 
     def forward(self, x: Float[Tensor, "B S D"], context: RoutingContext) -> BlockOutput:
-        return BlockOutput(x + self.dropout(self.network(self.norm(x))))
+        return BlockOutput(x + times(self.dropout(self.network(self.norm(x))), self.residual))
 
     def sparse_layers(self) -> dict[str, MoELayer]:
         return {}
@@ -75,6 +77,7 @@ class SparseSublayer(FeedForwardSublayer):
         self.moe = sparse_layer(shape, moe, layer, "moe")
         self.as_the_rest = moe.init_scale is None
         self.dropout = nn.Dropout(shape.dropout)
+        self.residual = shape.residual
         self.extra = DenseSublayer(shape) if moe.extra_ffn else None
 
     def init_weights(self, generator: torch.Generator, deviation: Deviations) -> None:
@@ -85,7 +88,7 @@ class SparseSublayer(FeedForwardSublayer):
 
     def forward(self, x: Float[Tensor, "B S D"], context: RoutingContext) -> BlockOutput:
         y, stats, decision = self.moe(self.norm(x), context)
-        hidden = x + self.dropout(y)
+        hidden = x + times(self.dropout(y), self.residual)
         if self.extra is not None:
             hidden = self.extra(hidden, context).hidden
         return BlockOutput(hidden, (stats,), (decision,))

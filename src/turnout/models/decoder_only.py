@@ -17,6 +17,7 @@ from turnout.models.stack import Stack
 from turnout.moe.record import RoutingRecord
 from turnout.nn.embedding import Embedding
 from turnout.nn.linear import Linear
+from turnout.nn.scale import times
 
 
 @final
@@ -34,6 +35,7 @@ class DecoderOnly(Model):
         self.embedding = Embedding(config.vocab_size, config.d_model, dtype)
         self.decoder = Stack(_shape(config, recompute))
         self.head = None if config.tied else Linear(config.d_model, config.vocab_size)
+        self.logits_scale = 1.0 / config.multipliers.logits_divisor
 
     def stacks(self) -> tuple[Stack, ...]:
         return (self.decoder,)
@@ -55,7 +57,10 @@ class DecoderOnly(Model):
         context = self.contexts.context(batch.decoder, batch, cache)
         context = replayed(context, replay, self.decoder, cache is not None)
         hidden, layers, decisions = self.decoder(
-            self.embedding(batch.decoder.ids), batch.decoder, context, cache=cache
+            times(self.embedding(batch.decoder.ids), self.config.multipliers.embedding),
+            batch.decoder,
+            context,
+            cache=cache,
         )
         return ModelOutput(
             hidden=hidden,
@@ -86,4 +91,6 @@ def _shape(config: DecoderOnlyConfig, recompute: bool) -> StackShape:
         cross=False,
         recompute=recompute,
         vocab_size=config.vocab_size,
+        residual=config.multipliers.residual,
+        attention_scale=config.multipliers.attention,
     )

@@ -13,7 +13,8 @@ class StackShape:
     """A stack of blocks; ``first_index`` numbers its blocks uniquely within the model.
 
     ``length`` is the configured tokens of a row, from which expert capacity follows. A decoder
-    is causal; with ``cross`` it also reads an encoder's states.
+    is causal; with ``cross`` it also reads an encoder's states. ``residual`` multiplies what each
+    sub-layer adds, ``attention_scale`` the logits of attention where it is not by head_dim.
     """
 
     name: str
@@ -31,6 +32,8 @@ class StackShape:
     cross: bool
     recompute: bool
     vocab_size: int
+    residual: float = 1.0
+    attention_scale: float | None = None
 
     @property
     def sparse(self) -> frozenset[int]:

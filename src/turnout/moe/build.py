@@ -8,6 +8,7 @@ from turnout.moe.experts import Experts, ExpertStack
 from turnout.moe.layer import CapacityRule, MoELayer
 from turnout.moe.priority import build_priority
 from turnout.moe.routers import RouterShape, build_router
+from turnout.moe.shared import GatedShared, SharedExperts
 from turnout.nn.feed_forward import FeedForward
 
 
@@ -43,7 +44,6 @@ def build_layer(
             not causal, unless ``moe.allow_future_routing``.
     """
     scale = 1.0 if config.init_scale is None else config.init_scale
-    shared = config.shared_ffn(feed_forward)
     shape = RouterShape(
         d_model=d_model,
         num_experts=config.num_experts,
@@ -58,7 +58,7 @@ def build_layer(
         build_dispatcher(config.dispatcher),
         priority=build_priority(config.priority, index),
         capacity=_capacity_rule(config, group_tokens),
-        shared=None if shared is None else FeedForward(d_model, shared, config.expert_dropout),
+        shared=_shared(config, d_model, feed_forward),
         name=name,
         stack=stack,
     )
@@ -80,6 +80,16 @@ def _networks(
         init_scale=scale,
         product=config.product,
     )
+
+
+def _shared(
+    config: MoEConfig, d_model: int, feed_forward: FeedForwardConfig
+) -> SharedExperts | None:
+    shared = config.shared_ffn(feed_forward)
+    if shared is None:
+        return None
+    network = GatedShared if config.shared_gate else FeedForward
+    return network(d_model, shared, config.expert_dropout)
 
 
 def _refuse_future_routing(layer: MoELayer, config: MoEConfig) -> None:

@@ -18,8 +18,8 @@ from turnout.moe.dispatch import Dispatcher, Granted
 from turnout.moe.experts import ExpertStack
 from turnout.moe.priority import Priority, TokenOrder
 from turnout.moe.routers import Router
+from turnout.moe.shared import SharedExperts
 from turnout.moe.stats import LayerDecision, LayerStats, RouterStats, count_by_expert, group_sum
-from turnout.nn.feed_forward import FeedForward
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class MoELayer(nn.Module):
         *,
         priority: Priority | None = None,
         capacity: CapacityRule | None = None,
-        shared: FeedForward | None = None,
+        shared: SharedExperts | None = None,
         name: str = "moe",
         stack: str = "decoder",
     ) -> None:

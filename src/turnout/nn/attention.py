@@ -84,12 +84,19 @@ class AttentionBase(nn.Module, ABC):
     """
 
     def __init__(
-        self, d_model: int, config: AttentionConfig, *, epsilon: float, dropout: float
+        self,
+        d_model: int,
+        config: AttentionConfig,
+        *,
+        epsilon: float,
+        dropout: float,
+        scale: float | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.dropout = dropout
-        self.scale = config.head_dim**-0.5 if config.scaled else 1.0
+        by_width = config.head_dim**-0.5 if config.scaled else 1.0
+        self.scale = by_width if scale is None else scale
         self.out = Linear(config.q_width, d_model, bias=config.bias == "all")
         widths = {
             "none": None,
@@ -171,9 +178,15 @@ class Attention(AttentionBase):
     """Dense projections, with biases as the configuration says."""
 
     def __init__(
-        self, d_model: int, config: AttentionConfig, *, epsilon: float, dropout: float
+        self,
+        d_model: int,
+        config: AttentionConfig,
+        *,
+        epsilon: float,
+        dropout: float,
+        scale: float | None = None,
     ) -> None:
-        super().__init__(d_model, config, epsilon=epsilon, dropout=dropout)
+        super().__init__(d_model, config, epsilon=epsilon, dropout=dropout, scale=scale)
         bias = config.bias != "none"
         self.query = Linear(d_model, config.q_width, bias=bias)
         self.key = Linear(d_model, config.kv_width, bias=bias)

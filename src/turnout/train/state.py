@@ -104,13 +104,19 @@ def load_model(model: Model, folder: Path, *, average: bool = False) -> Checkpoi
     if stray:
         raise CheckpointError(f"{folder}: nothing takes its tensors {shortened(stray)}")
     wanted = model_tensors(model)
-    found = _under(checkpoint.tensors, _MODEL)
+    found = widened(_under(checkpoint.tensors, _MODEL))
     match(found, wanted, str(folder))
     smooth = _under(checkpoint.tensors, _AVERAGE) if average else {}
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(smooth.get(name, found[name]))
     return checkpoint
+
+
+def widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Half-precision weights, as a conversion leaves them, in float32, which loses nothing."""
+    half = (torch.float16, torch.bfloat16)
+    return {name: t.float() if t.dtype in half else t for name, t in tensors.items()}
 
 
 def resume(state: TrainState, run: RunConfig, folder: Path) -> None:

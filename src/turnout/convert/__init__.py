@@ -1,0 +1,1 @@
+"""Hugging Face checkpoints in and out, every tensor accounted for."""

@@ -1,0 +1,103 @@
+"""``turnout.load`` and ``turnout.save``."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from turnout import models
+from turnout.checkpoint import folders
+from turnout.checkpoint.format import CheckpointError
+from turnout.checkpoint.read import shortened
+from turnout.config import io
+from turnout.config.errors import ConfigError
+from turnout.config.model import EncoderDecoderConfig
+from turnout.config.objective import CausalConfig, SpanConfig
+from turnout.config.train import RunConfig
+from turnout.convert.conversion import SHARD, arriving, to_foreign
+from turnout.convert.families.base import Layout
+from turnout.convert.folder import is_foreign, open_foreign
+from turnout.convert.mapping import map_foreign, natives
+from turnout.convert.native import open_native, split, write_native
+from turnout.convert.source import Held
+from turnout.models.base import Model
+
+Format = Literal["turnout", "huggingface"]
+
+
+def load(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Model:
+    """A model from a run's folder, one of its steps, or a Hugging Face folder.
+
+    It is in evaluation mode and trains after ``model.train()``. Parameters are float32.
+
+    Args:
+        dtype: what it computes in.
+
+    Raises:
+        UserError: one line: what is missing, damaged, left over, or not known to this version.
+    """
+    folder = Path(path)
+    if is_foreign(folder):
+        foreign = open_foreign(folder)
+        mapped = map_foreign(foreign)
+        model = models.build(mapped.config, dtype=dtype)
+        _fill(model, natives(foreign, mapped), folder)
+    else:
+        native = open_native(folder)
+        model = models.build(native.config, dtype=dtype)
+        _fill(model, ((name, native.read(name)) for name in native.names), folder)
+    return model.eval()
+
+
+def save(
+    model: Model,
+    path: str | Path,
+    *,
+    format: Format = "turnout",
+    layout: Layout = "experts",
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Writes a model as a run's folder that ``load`` and ``turnout generate`` read, or as a Hugging
+    Face one that transformers reads.
+
+    Args:
+        layout: of Hugging Face experts: a tensor an expert, or all of a layer in one.
+        dtype: of a Hugging Face folder's tensors; float32 unless given.
+
+    Raises:
+        UserError: no family of Hugging Face is this model, or the folder is there already.
+    """
+    target = Path(path)
+    if format == "huggingface":
+        to_foreign(Held(model), target, layout=layout, dtype=dtype)
+    elif format == "turnout":
+        _save_native(model, target)
+    else:
+        raise ConfigError("format", format, "'turnout' or 'huggingface'")
+    return target
+
+
+def _save_native(model: Model, target: Path) -> None:
+    held = Held(model)
+    encoder = isinstance(model.config, EncoderDecoderConfig)
+    run = RunConfig(model.config, SpanConfig() if encoder else CausalConfig())
+    meta = {"step": 0, "tokens": 0, "config": io.to_dict(run)}
+    planned = [held.planned(name) for name in held.names]
+    with arriving(target) as place:
+        tensors = (held.read(name) for name in held.names)
+        write_native(folders.step_folder(place, 0), meta, split(planned, SHARD), tensors)
+
+
+@torch.no_grad()
+def _fill(model: Model, tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
+    """Raises CheckpointError unless every parameter is filled with one of its shape."""
+    wanted = model.state_dict()
+    for name, tensor in tensors:
+        into = wanted.pop(name, None)
+        if into is None or into.shape != tensor.shape:
+            raise CheckpointError(f"{folder}: {name} {list(tensor.shape)} is of another model")
+        into.copy_(tensor)
+    if wanted:
+        raise CheckpointError(f"{folder}: lacks {shortened(sorted(wanted))}")

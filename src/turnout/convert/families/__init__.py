@@ -1,0 +1,15 @@
+"""Families of checkpoints, a file each."""
+
+from turnout.convert.families.base import Family, Read
+from turnout.convert.families.deepseek_moe import DEEPSEEK_MOE
+from turnout.convert.families.granite import GRANITE_MOE
+from turnout.convert.families.mixtral import MIXTRAL
+from turnout.convert.families.qwen import OLMOE, QWEN2_MOE, QWEN3_MOE
+from turnout.convert.families.switch import SWITCH
+from turnout.convert.families.t5 import MT5, T5
+
+FAMILIES: tuple[Family, ...] = (
+    *(T5, MT5, SWITCH, MIXTRAL, OLMOE, QWEN2_MOE, QWEN3_MOE, GRANITE_MOE, DEEPSEEK_MOE),
+)
+
+__all__ = ["FAMILIES", "Family", "Read"]

@@ -1,0 +1,148 @@
+"""A checkpoint beside a model: every tensor has a use and every parameter a source, or it fails."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from turnout import models
+from turnout.config.errors import UserError
+from turnout.config.model import ModelConfig
+from turnout.convert.families import FAMILIES, Family, Read
+from turnout.convert.families.base import Layout
+from turnout.convert.folder import Foreign
+from turnout.convert.rules import Bound, bind
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A checkpoint whose every tensor is accounted for; nothing of it has been read.
+
+    Attributes:
+        bound: the rules with names.
+        notes: what was left out or not understood, and why; for people.
+    """
+
+    family: Family
+    config: ModelConfig
+    layout: Layout
+    bound: tuple[Bound, ...]
+    notes: tuple[str, ...]
+
+
+def map_foreign(foreign: Foreign) -> Mapped:
+    """Finds the family and checks names and shapes.
+
+    Raises:
+        UserError: one line: an unknown family, a field without a model for it, a tensor that is
+            missing, left over or of another shape.
+    """
+    family = family_of(foreign.config)
+    values = Read(foreign.config)
+    config = family.read(values, foreign.names)
+    layout = family.layout(foreign.names)
+    bound = bind(family.rules(config, layout, foreign.names), config.stacks())
+    used = {name for each in bound for name in each.foreign}
+    missing = sorted(used - foreign.names)
+    if missing:
+        raise UserError(f"{foreign.folder}: lacks {_few(missing)}, which {family.model_type} needs")
+    notes = [f"{name}: not known to this version, and without effect" for name in values.unread()]
+    notes += _left_out(foreign, family, used)
+    _check_shapes(foreign, config, bound)
+    return Mapped(family, config, layout, tuple(bound), tuple(notes))
+
+
+def family_of(config: Mapping[str, object]) -> Family:
+    """Raises UserError where there is none."""
+    kind = config.get("model_type")
+    for family in FAMILIES:
+        if family.model_type == kind:
+            classes = config.get("architectures") or family.architectures
+            if not isinstance(classes, list | tuple) or classes[0] not in family.architectures:
+                raise UserError(
+                    f"config.json: architectures = {classes!r}: must be "
+                    f"{' or '.join(family.architectures)}, whose checkpoints are whole"
+                )
+            return family
+    own = "; a class that it names (auto_map) is never imported" if "auto_map" in config else ""
+    raise UserError(
+        f"config.json: model_type = {kind!r}: must be one of "
+        f"{', '.join(family.model_type for family in FAMILIES)}{own}"
+    )
+
+
+def parameters(config: ModelConfig) -> dict[str, Tensor]:
+    """Every tensor of a model's checkpoint, on the meta device."""
+    model = models.build(config, device="meta")
+    return dict(model.state_dict(keep_vars=True))
+
+
+def natives(foreign: Foreign, mapped: Mapped) -> Iterator[tuple[str, Tensor]]:
+    """Our tensors, in the order of the rules; beside one of them at most one of theirs is in
+    memory.
+
+    Raises:
+        UserError: a tensor that must be a copy is none.
+    """
+    for each in mapped.bound:
+        tensors = each.operation.to_native(map(foreign.read, each.foreign), len(each.foreign))
+        yield from zip(each.native, tensors, strict=True)
+    check_copies(foreign, mapped)
+
+
+def check_copies(foreign: Foreign, mapped: Mapped) -> None:
+    """Raises UserError where a tensor that must be a copy is none."""
+    used = {name for each in mapped.bound for name in each.foreign}
+    for name in sorted(foreign.names - used):
+        original = _first(mapped.family.copies, name)
+        if original is not None and not torch.equal(foreign.read(name), foreign.read(original)):
+            raise UserError(
+                f"{foreign.folder}: {name} differs from {original}, of which it must be a copy in "
+                f"a {mapped.family.model_type} with these settings"
+            )
+
+
+def _left_out(foreign: Foreign, family: Family, used: set[str]) -> list[str]:
+    notes, stray = [], []
+    for name in sorted(foreign.names - used):
+        reason = _first(family.ignored, name)
+        if reason is not None:
+            notes.append(f"{name}: left out ({reason})")
+        elif _first(family.copies, name) is None:
+            stray.append(name)
+    if stray:
+        raise UserError(
+            f"{foreign.folder}: holds {_few(stray)}, which no parameter of this "
+            f"{family.model_type} takes"
+        )
+    return notes
+
+
+def _check_shapes(foreign: Foreign, config: ModelConfig, bound: Sequence[Bound]) -> None:
+    wanted = parameters(config)
+    filled: set[str] = set()
+    for each in bound:
+        filled.update(each.native)
+        ours = [wanted[name] for name in each.native]
+        theirs = each.operation.to_foreign(ours)
+        for name, expected in zip(each.foreign, theirs, strict=True):
+            found = foreign.places[name][1].shape
+            if found != tuple(expected.shape):
+                raise UserError(
+                    f"{foreign.folder}: {name} is {list(found)}, must be {list(expected.shape)} by "
+                    "config.json"
+                )
+    unfilled = sorted(wanted.keys() - filled)
+    if unfilled:
+        raise AssertionError(f"the table fills no {_few(unfilled)}")
+
+
+def _first(patterns: Mapping[str, str], name: str) -> str | None:
+    return next((found for regex, found in patterns.items() if re.fullmatch(regex, name)), None)
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
