@@ -23,6 +23,8 @@ def essence(config: ModelConfig) -> dict[str, Any]:
         beside = None if moe.decoder_router == moe.router else moe.decoder_router
         expert = moe.expert_ffn(config.feed_forward)
         config = replace(config, moe=replace(moe, expert=expert, decoder_router=beside))
+        if all(len(stack.sparse_layers) == stack.num_layers for stack in config.stacks()):
+            config = replace(config, feed_forward=expert)  # there is no dense network
     found = {
         name: value
         for name, value in io.flat(io.to_dict(config))

@@ -106,7 +106,7 @@ def _compare(
 
 def _agreement(
     ours: dict[str, Int[Tensor, "B S K"]],
-    theirs: list[Int[Tensor, "B S K"]],
+    theirs: list[Int[Tensor, "..."]],
     masks: dict[str, Bool[Tensor, "B S"]],
 ) -> dict[str, float]:
     """By layer; both run through their layers in the same order."""

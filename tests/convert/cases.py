@@ -1,0 +1,182 @@
+"""Small random models of transformers, several shapes a family."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from turnout.data.batch import Batch
+from turnout.generate.prompts import batch_of, stream_of
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+VOCABULARY = 60
+T5 = {
+    "vocab_size": VOCABULARY,
+    "d_model": 16,
+    "d_kv": 4,
+    "d_ff": 24,
+    "num_layers": 2,
+    "decoder_start_token_id": 0,
+}
+DECODER = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "eos_token_id": None,
+    "bos_token_id": None,
+}
+GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+QWEN = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+SWITCH = {"num_decoder_layers": 2, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1}
+
+# Class, fields of its configuration. Odd numbers of experts, heads wider than the model, grouped
+# queries, dense first layers, shared experts, tied and untied heads.
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "t5": ("T5", {**T5, "num_heads": 2}),
+    "t5, wide heads": ("T5", {**T5, "num_heads": 6, "num_decoder_layers": 3}),
+    "t5 1.1": ("T5", {**T5, "num_heads": 2, **GATED}),
+    "mt5": ("MT5", {**T5, "num_heads": 3, **GATED}),
+    "switch": ("SwitchTransformers", {**T5, "num_heads": 2, "num_experts": 3, **SWITCH}),
+    "switch, all sparse": (
+        "SwitchTransformers",
+        {
+            **T5,
+            "num_heads": 4,
+            "num_experts": 8,
+            "num_decoder_layers": 3,
+            "num_sparse_encoder_layers": 2,
+            "num_sparse_decoder_layers": 3,
+        },
+    ),
+    "mixtral": ("Mixtral", {**DECODER, "num_local_experts": 3}),
+    "mixtral, grouped": (
+        "Mixtral",
+        {**DECODER, "num_key_value_heads": 2, "num_local_experts": 8, "head_dim": 6},
+    ),
+    "olmoe": ("Olmoe", {**DECODER, "num_experts": 7, "num_experts_per_tok": 3}),
+    "olmoe, renormalised": (
+        "Olmoe",
+        {
+            **DECODER,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "norm_topk_prob": True,
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "qwen2_moe": ("Qwen2Moe", {**DECODER, **QWEN, "shared_expert_intermediate_size": 16}),
+    "qwen2_moe, dense first": (
+        "Qwen2Moe",
+        {
+            **DECODER,
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 2,
+            **QWEN,
+            "shared_expert_intermediate_size": 8,
+            "mlp_only_layers": [0],
+            "qkv_bias": False,
+        },
+    ),
+    "qwen3_moe": ("Qwen3Moe", {**DECODER, **QWEN, "norm_topk_prob": True, "head_dim": 8}),
+    "qwen3_moe, dense first": (
+        "Qwen3Moe",
+        {
+            **DECODER,
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 1,
+            **QWEN,
+            "mlp_only_layers": [0],
+            "tie_word_embeddings": True,
+        },
+    ),
+    "qwen3_moe, every other": (
+        "Qwen3Moe",
+        {**DECODER, "num_hidden_layers": 4, **QWEN, "decoder_sparse_step": 2},
+    ),
+    "granitemoe": (
+        "GraniteMoe",
+        {
+            **DECODER,
+            "num_key_value_heads": 2,
+            "num_local_experts": 5,
+            "embedding_multiplier": 12.0,
+            "attention_multiplier": 0.3,
+            "residual_multiplier": 0.22,
+            "logits_scaling": 6.0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "granitemoe, untied": ("GraniteMoe", {**DECODER, "num_local_experts": 2}),
+}
+
+
+def random_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
+    """The model of a case, in evaluation mode, every weight drawn, norms around one."""
+    kind, fields = CASES[name]
+    two = kind in ("T5", "MT5", "SwitchTransformers")
+    suffix = "ForConditionalGeneration" if two else "ForCausalLM"
+    torch.manual_seed(0)
+    model = getattr(transformers, kind + suffix)(getattr(transformers, f"{kind}Config")(**fields))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            drawn = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(1 + 0.1 * drawn if parameter.dim() == 1 else 0.3 * drawn)
+    return model.to(dtype).eval()
+
+
+def saved(name: str, folder: Path, **words: Any) -> Path:
+    """The folder of a case's model, as transformers writes it."""
+    model = random_model(name, words.pop("dtype", torch.float32))
+    model.save_pretrained(folder, **words)
+    return folder
+
+
+def reload(name: str, folder: Path) -> Any:
+    """The model of a folder, by transformers."""
+    cls = type(random_model(name))
+    return cls.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def text(lengths: list[int], width: int, side: str, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """Random ids and a mask, padded on one side."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(2, VOCABULARY, (len(lengths), width), generator=generator)
+    slot, length = torch.arange(width), torch.tensor(lengths).unsqueeze(1)
+    mask = slot < length if side == "right" else slot >= width - length
+    return torch.where(mask, ids, 0), mask
+
+
+@torch.no_grad()
+def theirs(model: Any, ids: torch.Tensor, mask: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
+    """Logits of transformers: of the row, or of ``answer`` where there is an encoder."""
+    words = {"input_ids": ids, "attention_mask": mask.long()}
+    if model.config.is_encoder_decoder:
+        words["decoder_input_ids"] = answer
+    logits: torch.Tensor = model(**words).logits
+    return logits
+
+
+@torch.no_grad()
+def ours(model: Any, ids: torch.Tensor, mask: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
+    """Logits of our model of the same."""
+    batch: Batch = batch_of(_stream(ids, mask))
+    if len(model.stacks()) > 1:
+        whole = torch.ones_like(answer, dtype=torch.bool)
+        batch = batch_of(_stream(answer, whole), _stream(ids, mask))
+    output = model(batch)
+    logits: torch.Tensor = output.head.logits(output.hidden)
+    return logits
+
+
+def _stream(ids: torch.Tensor, mask: torch.Tensor) -> Any:
+    return stream_of(ids, mask, (mask.long().cumsum(1) - 1).clamp(min=0))
