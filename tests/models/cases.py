@@ -9,7 +9,8 @@ from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.initialisation import FanInInit, NormalInit
 from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig, ModelConfig
 from turnout.config.moe import MoEConfig, Placement
-from turnout.config.positions import RelativeBias
+from turnout.config.positions import RelativeBias, Rotary
+from turnout.config.rotary_scaling import YarnScaling
 from turnout.config.routers import SwitchRouter, TopKRouter
 from turnout.data.batch import Batch, Stream
 
@@ -71,6 +72,7 @@ SPARSE: dict[str, ModelConfig] = {
         MODERN,
         moe=replace(TOP2, expert=FeedForwardConfig(16, "swiglu", bias=True), shared_experts=0),
         attention=AttentionConfig(4, 4, num_kv_heads=2, bias="all"),
+        positions=Rotary(100.0, YarnScaling(4.0, 8, truncate=False)),
     ),
     "attention": replace(T5, moe=replace(SWITCH, attention="also")),
     "attention_only": replace(MODERN, moe=replace(SWITCH, router=TopKRouter(2), attention="only")),

@@ -2,7 +2,10 @@
 
 from dataclasses import replace
 
+import pytest
 from transformers import (
+    Glm4MoeConfig,
+    Glm4MoeForCausalLM,
     Qwen2MoeConfig,
     Qwen2MoeForCausalLM,
     Qwen3MoeConfig,
@@ -12,7 +15,10 @@ from transformers import (
 from tests.models.cases import MODERN
 from tests.models.hugging_face import SMALL, assert_same_logits, random_model, with_weights
 from turnout.config.attention import AttentionConfig
+from turnout.config.positions import Rotary, RotaryScaling
+from turnout.config.rotary_scaling import LinearScaling, Llama3Scaling, YarnScaling
 
+ROPE = {"rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 16}
 # Dense networks in every layer: what is compared is attention.
 DENSE = SMALL | {"mlp_only_layers": [0, 1]}
 PLAIN = AttentionConfig(4, 4, num_kv_heads=2)
@@ -28,4 +34,35 @@ def test_biases_of_all_projections() -> None:
     hugging_face = Qwen3MoeConfig(**DENSE, head_dim=4, attention_bias=True)
     theirs = random_model(Qwen3MoeForCausalLM, hugging_face)
     config = replace(MODERN, attention=replace(PLAIN, bias="all", qk_norm="head"))
+    assert_same_logits(with_weights(config, theirs.state_dict(), {}), theirs)
+
+
+@pytest.mark.parametrize(
+    ("rope", "scaling"),
+    [
+        ({"rope_type": "linear"}, LinearScaling(4.0)),
+        ({"rope_type": "yarn"}, YarnScaling(4.0, 16)),
+        (
+            {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+            Llama3Scaling(4.0, 16),
+        ),
+    ],
+    ids=["linear", "yarn", "llama3"],
+)
+def test_scaled_positions(rope: dict[str, object], scaling: RotaryScaling) -> None:
+    length = ROPE["original_max_position_embeddings"] if scaling.kind != "linear" else None
+    parameters = ROPE | rope if length else {"rope_theta": 100.0, "factor": 4.0} | rope
+    hugging_face = Qwen3MoeConfig(**DENSE, head_dim=8, rope_parameters=parameters)
+    theirs = random_model(Qwen3MoeForCausalLM, hugging_face)
+    attention = AttentionConfig(4, 8, num_kv_heads=2, qk_norm="head")
+    config = replace(MODERN, attention=attention, positions=Rotary(100.0, scaling))
+    assert_same_logits(with_weights(config, theirs.state_dict(), {}), theirs)
+
+
+def test_a_part_of_each_head_is_rotated_in_glm_4() -> None:
+    hugging_face = Glm4MoeConfig(**SMALL, head_dim=8, first_k_dense_replace=2)
+    assert hugging_face.rope_parameters["partial_rotary_factor"] == 0.5
+    theirs = random_model(Glm4MoeForCausalLM, hugging_face)
+    attention = AttentionConfig(4, 8, num_kv_heads=2)
+    config = replace(MODERN, attention=attention, positions=Rotary(10_000.0, share=0.5))
     assert_same_logits(with_weights(config, theirs.state_dict(), {}), theirs)

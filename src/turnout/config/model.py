@@ -1,6 +1,7 @@
 """The two model families; a published model is a preset over them, never a class of its own."""
 
 from dataclasses import dataclass, field, replace
+from functools import singledispatch
 from typing import ClassVar
 
 from turnout.config import counts
@@ -122,13 +123,7 @@ class DecoderOnlyConfig:
         _check_common(self.vocab_size, self.d_model, self.dropout, self.norm_epsilon)
         for name in ("num_layers", "length"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
-        rotary = self.positions.kind == Rotary.kind
-        require(
-            not rotary or self.attention.head_dim % 2 == 0,
-            "model.attention.head_dim",
-            self.attention.head_dim,
-            "even with rotary positions",
-        )
+        check_rotated(self.positions, self.attention.head_dim)
         _check_placement(self.moe, self.stacks())
         _check_projecting(self.moe, self.attention)
 
@@ -159,6 +154,28 @@ class DecoderOnlyConfig:
 
 
 ModelConfig = EncoderDecoderConfig | DecoderOnlyConfig
+
+
+@singledispatch
+def check_rotated(positions: object, head_dim: int) -> None:
+    """Raise ``ConfigError`` unless ``positions`` fit heads of width ``head_dim``."""
+
+
+@check_rotated.register
+def _(positions: Rotary, head_dim: int) -> None:
+    require(
+        head_dim % 2 == 0,
+        "model.attention.head_dim",
+        head_dim,
+        "even with rotary positions",
+    )
+    rotated = positions.rotated(head_dim)
+    require(
+        rotated >= 2 and rotated % 2 == 0,
+        "model.positions.share",
+        positions.share,
+        f"such that an even part of a head of {head_dim} is rotated, at least 2",
+    )
 
 
 def _moe_of_stack(moe: MoEConfig | None, decoder: bool) -> MoEConfig | None:

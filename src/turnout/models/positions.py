@@ -9,6 +9,7 @@ from turnout.config.errors import UserError
 from turnout.config.positions import Positions, RelativeBias, Rotary
 from turnout.models.shape import StackShape
 from turnout.nn.positions import RelativePositionBias, RotaryAngles
+from turnout.nn.rotary_scaling import rotary_scaling
 
 
 @singledispatch
@@ -47,4 +48,5 @@ def _(positions: RelativeBias, head_dim: int) -> RotaryAngles | None:
 
 @rotary.register
 def _(positions: Rotary, head_dim: int) -> RotaryAngles | None:
-    return RotaryAngles(positions.theta, head_dim)
+    width, scaling = positions.rotated(head_dim), rotary_scaling(positions.scaling)
+    return RotaryAngles(positions.theta, width, scaling, positions.interleaved)
