@@ -71,7 +71,9 @@ SPARSE: dict[str, ModelConfig] = {
     "gpt_oss": replace(
         MODERN,
         moe=replace(TOP2, expert=FeedForwardConfig(16, "swiglu", bias=True), shared_experts=0),
-        attention=AttentionConfig(4, 4, num_kv_heads=2, bias="all"),
+        attention=AttentionConfig(
+            4, 4, num_kv_heads=2, bias="all", window=5, window_pattern=(True, False)
+        ),
         positions=Rotary(100.0, YarnScaling(4.0, 8, truncate=False)),
     ),
     "attention": replace(T5, moe=replace(SWITCH, attention="also")),

@@ -66,3 +66,26 @@ def test_a_part_of_each_head_is_rotated_in_glm_4() -> None:
     attention = AttentionConfig(4, 8, num_kv_heads=2)
     config = replace(MODERN, attention=attention, positions=Rotary(10_000.0, share=0.5))
     assert_same_logits(with_weights(config, theirs.state_dict(), {}), theirs)
+
+
+@pytest.mark.parametrize("window", [1, 5, 16])
+def test_a_window_in_all_layers(window: int) -> None:
+    hugging_face = Qwen3MoeConfig(
+        **DENSE, head_dim=4, use_sliding_window=True, sliding_window=window
+    )
+    theirs = random_model(Qwen3MoeForCausalLM, hugging_face)
+    config = replace(MODERN, attention=replace(PLAIN, qk_norm="head", window=window))
+    assert_same_logits(with_weights(config, theirs.state_dict(), {}), theirs)
+
+
+def test_a_window_in_every_other_layer() -> None:
+    hugging_face = Qwen2MoeConfig(
+        **(DENSE | {"num_hidden_layers": 3, "mlp_only_layers": [0, 1, 2]}),
+        use_sliding_window=True,
+        sliding_window=3,
+    )
+    assert hugging_face.layer_types == ["sliding_attention", "full_attention", "sliding_attention"]
+    theirs = random_model(Qwen2MoeForCausalLM, hugging_face)
+    attention = replace(PLAIN, bias="qkv", window=3, window_pattern=(True, False))
+    config = replace(MODERN, num_layers=3, attention=attention)
+    assert_same_logits(with_weights(config, theirs.state_dict(), {}), theirs)

@@ -159,6 +159,37 @@ def test_mask_of_queries_behind_a_cache() -> None:
     assert allowed[0, 0].long().tolist() == [[0, 1, 1, 1, 0], [0, 1, 1, 1, 1]]
 
 
+def test_windows_of_packed_documents_by_hand() -> None:
+    segment = torch.tensor([[0, 1, 1, 1, 1, 2, 2]])
+    allowed = attention_mask(segment, segment, segment > 0, causal=True, window=2)
+    assert allowed[0, 0].long().tolist() == [
+        [1, 1, 1, 1, 1, 1, 1],
+        [0, 1, 0, 0, 0, 0, 0],
+        [0, 1, 1, 0, 0, 0, 0],
+        [0, 0, 1, 1, 0, 0, 0],  # the third token reads itself and one before
+        [0, 0, 0, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0, 1, 0],  # the window ends with the document
+        [0, 0, 0, 0, 0, 1, 1],
+    ]
+
+
+def test_window_behind_a_cache_and_of_a_visible_prefix() -> None:
+    known = torch.tensor([[False, True, True, True, True]])
+    one = torch.tensor([[1, 1]])
+    allowed = attention_mask(one, known.long(), known, causal=True, start=3, window=3)
+    # Queries stand in slots 3 and 4.
+    assert allowed[0, 0].long().tolist() == [[0, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
+    ones = torch.ones(1, 4, dtype=torch.long)
+    visible = torch.tensor([[True, True, True, False]])
+    allowed = attention_mask(ones, ones, ones > 0, causal=True, visible=visible, window=2)
+    assert allowed[0, 0].long().tolist() == [
+        [1, 1, 0, 0],  # of the prefix before it, the first token reads no further than it may back
+        [1, 1, 1, 0],
+        [0, 1, 1, 0],
+        [0, 0, 1, 1],
+    ]
+
+
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_a_row_of_padding_alone_is_finite_and_gets_no_gradient(with_bias: bool) -> None:
     attention = make(AttentionConfig(4, 3))

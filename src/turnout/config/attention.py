@@ -14,6 +14,10 @@ class AttentionConfig:
     initialisation instead. ``qk_norm``: RMSNorm on queries and keys, ``head`` over each head
     (Qwen3), ``full`` over the whole projection (OLMoE). ``bias``: of the projections to queries,
     keys and values (``qkv``: Qwen2-MoE), or of the output's as well (``all``: gpt-oss).
+
+    ``window``: a token reads itself and the ``window - 1`` before it (Mistral 7B, 2310.06825), in
+    the layers where ``window_pattern``, repeated from the first on, is true: gpt-oss's is
+    ``(True, False)``, with every other layer reading all that came before.
     """
 
     num_heads: int
@@ -22,6 +26,8 @@ class AttentionConfig:
     scaled: bool = True
     qk_norm: Literal["none", "head", "full"] = "none"
     bias: Literal["none", "qkv", "all"] = "none"
+    window: int | None = None
+    window_pattern: tuple[bool, ...] = (True,)
 
     def __post_init__(self) -> None:
         check_words(self, "attention")
@@ -34,6 +40,22 @@ class AttentionConfig:
             self.num_kv_heads,
             f"a divisor of attention.num_heads ({self.num_heads})",
         )
+        self._check_window()
+
+    def _check_window(self) -> None:
+        pattern, field = list(self.window_pattern), "attention.window_pattern"
+        if self.window is None:
+            require(pattern == [True], field, pattern, "left out without attention.window")
+            return
+        require(self.window >= 1, "attention.window", self.window, "at least 1")
+        require(
+            any(pattern), field, pattern, "a list with true for the layers that have the window"
+        )
+
+    def windows(self, num_layers: int) -> tuple[int | None, ...]:
+        """The window of each layer of a stack, None where it reads all that came before."""
+        pattern = self.window_pattern
+        return tuple(self.window if pattern[i % len(pattern)] else None for i in range(num_layers))
 
     @property
     def kv_heads(self) -> int:

@@ -199,7 +199,8 @@ def _projection_flops(stack: Stack, queries: int, keys: int) -> int:
 
 
 def _score_flops(stack: Stack, queries: int, keys: int) -> int:
-    """Scores and weighted values of ``queries`` against ``keys``, the causal half included."""
+    """Scores and weighted values of ``queries`` against ``keys``. What a mask leaves out, the later
+    half or what is beyond a window, is multiplied all the same."""
     return 4 * queries * keys * stack.attention.q_width
 
 

@@ -66,6 +66,12 @@ class EncoderDecoderConfig:
             "another router in an encoder, whose tokens are rewarded by no target of their own",
             "give it to moe.decoder_router, and the encoder a router that learns otherwise",
         )
+        require(
+            self.attention.window is None,
+            "model.attention.window",
+            self.attention.window,
+            "none in an encoder_decoder, whose encoder reads both ways",
+        )
 
     def dense_twin(self) -> "EncoderDecoderConfig":
         """The same model with a dense network in place of every sparse layer."""
@@ -124,6 +130,13 @@ class DecoderOnlyConfig:
         for name in ("num_layers", "length"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         check_rotated(self.positions, self.attention.head_dim)
+        pattern = list(self.attention.window_pattern)
+        require(
+            len(pattern) <= self.num_layers,
+            "model.attention.window_pattern",
+            pattern,
+            f"no longer than the model's layers ({self.num_layers})",
+        )
         _check_placement(self.moe, self.stacks())
         _check_projecting(self.moe, self.attention)
 

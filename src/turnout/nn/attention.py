@@ -51,11 +51,13 @@ def attention_mask(
     causal: bool,
     start: int = 0,
     visible: Bool[Tensor, "B K"] | None = None,
+    window: int | None = None,
 ) -> Bool[Tensor, "B 1 Q K"]:
     """True where query slot ``start + q`` may read key slot ``k``.
 
     A query reads real tokens of its own segment; if ``causal``, those not after itself, and those
-    that are ``visible`` wherever they stand (T5, 1910.10683, figure 4, right). Padding has
+    that are ``visible`` wherever they stand (T5, 1910.10683, figure 4, right), and of both only
+    those less than ``window`` away, where there is one. Padding has
     nothing to read; such a query is let to read everything, so that no row of the softmax is
     empty: it stays finite on every kernel and nobody reads it.
     """
@@ -66,6 +68,8 @@ def attention_mask(
         key = torch.arange(key_segment.shape[1], device=device)
         in_time = key.unsqueeze(0) <= query.unsqueeze(1)
         allowed = allowed & (in_time if visible is None else in_time | visible.unsqueeze(1))
+        if window is not None:
+            allowed = allowed & ((key.unsqueeze(0) - query.unsqueeze(1)).abs() < window)
     return (allowed | ~allowed.any(-1, keepdim=True)).unsqueeze(1)
 
 
