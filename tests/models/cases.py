@@ -72,7 +72,7 @@ SPARSE: dict[str, ModelConfig] = {
         MODERN,
         moe=replace(TOP2, expert=FeedForwardConfig(16, "swiglu", bias=True), shared_experts=0),
         attention=AttentionConfig(
-            4, 4, num_kv_heads=2, bias="all", window=5, window_pattern=(True, False)
+            4, 4, num_kv_heads=2, bias="all", window=5, window_pattern=(True, False), sinks=True
         ),
         positions=Rotary(100.0, YarnScaling(4.0, 8, truncate=False)),
     ),

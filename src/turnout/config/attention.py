@@ -17,7 +17,9 @@ class AttentionConfig:
 
     ``window``: a token reads itself and the ``window - 1`` before it (Mistral 7B, 2310.06825), in
     the layers where ``window_pattern``, repeated from the first on, is true: gpt-oss's is
-    ``(True, False)``, with every other layer reading all that came before.
+    ``(True, False)``, with every other layer reading all that came before. ``sinks``: a learned
+    logit a head takes part in the softmax and adds nothing to its sum, so that a head can attend to
+    nothing (gpt-oss; 2309.17453, section 3.3).
     """
 
     num_heads: int
@@ -28,6 +30,7 @@ class AttentionConfig:
     bias: Literal["none", "qkv", "all"] = "none"
     window: int | None = None
     window_pattern: tuple[bool, ...] = (True,)
+    sinks: bool = False
 
     def __post_init__(self) -> None:
         check_words(self, "attention")
@@ -77,10 +80,10 @@ class AttentionConfig:
         return d_model * into + biases + self.num_shared_params(d_model)
 
     def num_shared_params(self, d_model: int) -> int:
-        """The output projection and the norms: what all experts share where they project, which
-        have no biases."""
+        """The output projection, the norms and the sinks: what all experts share where they
+        project, which have no biases."""
         norms = {"none": 0, "head": 2 * self.head_dim, "full": self.q_width + self.kv_width}
-        return d_model * self.q_width + norms[self.qk_norm]
+        return d_model * self.q_width + norms[self.qk_norm] + self.sinks * self.num_heads
 
     def num_expert_params(self, d_model: int) -> int:
         """A projection to queries and one to what is key and value both."""

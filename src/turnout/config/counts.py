@@ -200,8 +200,8 @@ def _projection_flops(stack: Stack, queries: int, keys: int) -> int:
 
 def _score_flops(stack: Stack, queries: int, keys: int) -> int:
     """Scores and weighted values of ``queries`` against ``keys``. What a mask leaves out, the later
-    half or what is beyond a window, is multiplied all the same."""
-    return 4 * queries * keys * stack.attention.q_width
+    half or what is beyond a window, is multiplied all the same, and sinks are one more key."""
+    return 4 * queries * (keys + stack.attention.sinks) * stack.attention.q_width
 
 
 def _stack_flops(stack: Stack, batch: int, length: int) -> int:

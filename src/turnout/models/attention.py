@@ -103,7 +103,7 @@ class SparseAttention(AttentionBase):
         for layer in (self.query, self.key_value):
             layer.init_weights(generator, std=std if self.as_the_rest else None)
         matrix_normal_(self.out.weight, generator, scale=scale, std=std)
-        self.init_norms()
+        self.init_shared()
 
 
 @final
