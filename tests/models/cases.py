@@ -70,7 +70,9 @@ SPARSE: dict[str, ModelConfig] = {
     ),
     "gpt_oss": replace(
         MODERN,
-        moe=replace(TOP2, expert=FeedForwardConfig(16, "swiglu", bias=True), shared_experts=0),
+        moe=replace(
+            TOP2, expert=FeedForwardConfig(16, "clamped_swiglu", bias=True), shared_experts=0
+        ),
         attention=AttentionConfig(
             4, 4, num_kv_heads=2, bias="all", window=5, window_pattern=(True, False), sinks=True
         ),

@@ -36,6 +36,7 @@ BLOCK = {
     "self_attention.attention.out.": "self_attn.o_proj.",
     "self_attention.attention.query_norm": "self_attn.q_norm",
     "self_attention.attention.key_norm": "self_attn.k_norm",
+    "self_attention.attention.sinks": "self_attn.sinks",
     "feed_forward.norm": "post_attention_layernorm",
     "feed_forward.network.w_in": "mlp.up_proj.weight",
     "feed_forward.network.w_gate": "mlp.gate_proj.weight",

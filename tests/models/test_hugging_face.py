@@ -6,6 +6,8 @@ import pytest
 from transformers import (
     Glm4MoeConfig,
     Glm4MoeForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
     Qwen2MoeConfig,
     Qwen2MoeForCausalLM,
     Qwen3MoeConfig,
@@ -15,8 +17,11 @@ from transformers import (
 from tests.models.cases import MODERN
 from tests.models.hugging_face import SMALL, assert_same_logits, random_model, with_weights
 from turnout.config.attention import AttentionConfig
+from turnout.config.feed_forward import FeedForwardConfig
+from turnout.config.moe import MoEConfig, Placement
 from turnout.config.positions import Rotary, RotaryScaling
 from turnout.config.rotary_scaling import LinearScaling, Llama3Scaling, YarnScaling
+from turnout.config.routers import TopKRouter
 
 ROPE = {"rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 16}
 # Dense networks in every layer: what is compared is attention.
@@ -89,3 +94,54 @@ def test_a_window_in_every_other_layer() -> None:
     attention = replace(PLAIN, bias="qkv", window=3, window_pattern=(True, False))
     config = replace(MODERN, num_layers=3, attention=attention)
     assert_same_logits(with_weights(config, theirs.state_dict(), {}), theirs)
+
+
+def test_gpt_oss() -> None:
+    """Biases, windows, sinks, YaRN and the clamped SwiGLU at once; the router's bias is 0."""
+    hugging_face = GptOssConfig(
+        **SMALL,
+        head_dim=8,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        sliding_window=5,
+        rope_parameters=ROPE | {"rope_type": "yarn", "truncate": False},
+    )
+    assert hugging_face.layer_types == ["sliding_attention", "full_attention"]
+    theirs = random_model(GptOssForCausalLM, hugging_face)
+    attention = AttentionConfig(
+        4, 8, num_kv_heads=2, bias="all", window=5, window_pattern=(True, False), sinks=True
+    )
+    moe = MoEConfig(
+        4,
+        TopKRouter(2, "softmax_of_selected"),
+        placement=Placement(step=1),
+        train_capacity_factor=None,
+    )
+    config = replace(
+        MODERN,
+        attention=attention,
+        feed_forward=FeedForwardConfig(24, "clamped_swiglu", bias=True),
+        moe=moe,
+        positions=Rotary(100.0, YarnScaling(4.0, 16, truncate=False)),
+    )
+    weights, ours = theirs.state_dict(), {}
+    for layer in range(2):
+        theirs_at, ours_at = (
+            f"model.layers.{layer}.mlp.",
+            f"decoder.blocks.{layer}.feed_forward.moe.",
+        )
+        ours[ours_at + "router.weight"] = weights.pop(theirs_at + "router.weight")
+        weights.pop(theirs_at + "router.bias").zero_()
+        both = weights.pop(theirs_at + "experts.gate_up_proj").mul_(8)  # so that some are clamped
+        biases = weights.pop(theirs_at + "experts.gate_up_proj_bias")
+        ours[ours_at + "experts.w_gate"], ours[ours_at + "experts.w_in"] = (
+            both[..., ::2],
+            both[..., 1::2],
+        )
+        ours[ours_at + "experts.b_gate"], ours[ours_at + "experts.b_in"] = (
+            biases[:, ::2],
+            biases[:, 1::2],
+        )
+        ours[ours_at + "experts.w_out"] = weights.pop(theirs_at + "experts.down_proj")
+        ours[ours_at + "experts.b_out"] = weights.pop(theirs_at + "experts.down_proj_bias")
+    assert_same_logits(with_weights(config, weights, ours), theirs)
