@@ -4,6 +4,10 @@ from dataclasses import replace
 
 import pytest
 from transformers import (
+    DeepseekV2Config,
+    DeepseekV2ForCausalLM,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
     Glm4MoeConfig,
     Glm4MoeForCausalLM,
     GptOssConfig,
@@ -18,12 +22,23 @@ from tests.models.cases import MODERN
 from tests.models.hugging_face import SMALL, assert_same_logits, random_model, with_weights
 from turnout.config.attention import AttentionConfig
 from turnout.config.feed_forward import FeedForwardConfig
+from turnout.config.latent_attention import LatentAttention
 from turnout.config.moe import MoEConfig, Placement
 from turnout.config.positions import Rotary, RotaryScaling
 from turnout.config.rotary_scaling import LinearScaling, Llama3Scaling, YarnScaling
 from turnout.config.routers import TopKRouter
 
 ROPE = {"rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 16}
+LATENT = SMALL | {
+    "num_key_value_heads": 4,
+    "first_k_dense_replace": 2,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 4,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "rope_parameters": ROPE | {"rope_type": "yarn", "mscale": 0.7, "mscale_all_dim": 0.9},
+}
+YARN = YarnScaling(4.0, 16, mscale=0.7, mscale_all_dim=0.9)
 # Dense networks in every layer: what is compared is attention.
 DENSE = SMALL | {"mlp_only_layers": [0, 1]}
 PLAIN = AttentionConfig(4, 4, num_kv_heads=2)
@@ -145,3 +160,27 @@ def test_gpt_oss() -> None:
         ours[ours_at + "experts.w_out"] = weights.pop(theirs_at + "experts.down_proj")
         ours[ours_at + "experts.b_out"] = weights.pop(theirs_at + "experts.down_proj_bias")
     assert_same_logits(with_weights(config, weights, ours), theirs)
+
+
+@pytest.mark.parametrize("rank", [None, 5])
+def test_latent_attention_of_deepseek_v2(rank: int | None) -> None:
+    theirs = random_model(DeepseekV2ForCausalLM, DeepseekV2Config(**LATENT, q_lora_rank=rank))
+    config = replace(
+        MODERN,
+        attention=LatentAttention(4, 8, 4, 4, 6, q_lora_rank=rank),
+        positions=Rotary(100.0, YARN, interleaved=True),
+    )
+    assert_same_logits(with_weights(config, theirs.state_dict(), {}), theirs)
+
+
+@pytest.mark.parametrize("rank", [None, 5])
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_latent_attention_of_deepseek_v3(rank: int | None, interleaved: bool) -> None:
+    hugging_face = DeepseekV3Config(**LATENT, q_lora_rank=rank, rope_interleave=interleaved)
+    theirs = random_model(DeepseekV3ForCausalLM, hugging_face)
+    config = replace(
+        MODERN,
+        attention=LatentAttention(4, 8, 4, 4, 6, q_lora_rank=rank),
+        positions=Rotary(100.0, YARN, interleaved=interleaved),
+    )
+    assert_same_logits(with_weights(config, theirs.state_dict(), {}), theirs)

@@ -1,9 +1,10 @@
-"""Multi-head and grouped-query attention."""
+"""Multi-head and grouped-query attention, and the union with latent attention."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from turnout.config.errors import check_words, require
+from turnout.config.latent_attention import LatentAttention
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class AttentionConfig:
     nothing (gpt-oss; 2309.17453, section 3.3).
     """
 
+    kind: ClassVar[str] = "grouped_query"
+    assumed: ClassVar[bool] = True  # where a table of a model's attention names no kind
     num_heads: int
     head_dim: int
     num_kv_heads: int | None = None
@@ -65,6 +68,16 @@ class AttentionConfig:
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
     @property
+    def rotary_dim(self) -> int:
+        """The part of a head that positions may rotate."""
+        return self.head_dim
+
+    @property
+    def cached(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Heads and width of what a cache holds of a token: keys, values."""
+        return (self.kv_heads, self.head_dim), (self.kv_heads, self.head_dim)
+
+    @property
     def q_width(self) -> int:
         return self.num_heads * self.head_dim
 
@@ -79,6 +92,10 @@ class AttentionConfig:
         biases = {"none": 0, "qkv": into, "all": into + d_model}[self.bias]
         return d_model * into + biases + self.num_shared_params(d_model)
 
+    def num_replaced_params(self, d_model: int) -> int:
+        """Query, key and value projections: what is left out where experts project."""
+        return d_model * (self.q_width + 2 * self.kv_width)
+
     def num_shared_params(self, d_model: int) -> int:
         """The output projection, the norms and the sinks: what all experts share where they
         project, which have no biases."""
@@ -88,3 +105,15 @@ class AttentionConfig:
     def num_expert_params(self, d_model: int) -> int:
         """A projection to queries and one to what is key and value both."""
         return d_model * (self.q_width + self.kv_width)
+
+    def projection_flops(self, d_model: int, queries: int, keys: int) -> int:
+        """Query and output products of ``queries`` rows, key and value products of ``keys``."""
+        return 4 * d_model * (queries * self.q_width + keys * self.kv_width)
+
+    def score_flops(self, queries: int, keys: int) -> int:
+        """Scores and weighted values of ``queries`` against ``keys``, of which sinks are one more.
+        What a mask leaves out, later or beyond a window, is multiplied all the same."""
+        return 4 * queries * (keys + self.sinks) * self.q_width
+
+
+Attention = AttentionConfig | LatentAttention

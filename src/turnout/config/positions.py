@@ -64,6 +64,11 @@ class Rotary:
         )
         require(0 < self.share <= 1, "positions.share", self.share, "above 0, at most 1")
 
+    @property
+    def logit_scale(self) -> float:
+        """Factor on the logits of latent attention."""
+        return 1.0 if self.scaling is None else self.scaling.logit_scale
+
     def rotated(self, head_dim: int) -> int:
         """How much of a head of width ``head_dim`` is rotated."""
         return int(head_dim * self.share)

@@ -14,6 +14,8 @@ class LinearScaling:
     """Every position divided by ``factor`` (position interpolation, 2306.15595)."""
 
     kind: ClassVar[str] = "linear"
+    logit_scale: ClassVar[float] = 1.0
+    latent_only: ClassVar[bool] = False
     factor: float
 
     def __post_init__(self) -> None:
@@ -77,6 +79,11 @@ class YarnScaling:
         """Factor on the logits of latent attention."""
         return 1.0 if self.mscale_all_dim is None else self._growth(self.mscale_all_dim) ** 2
 
+    @property
+    def latent_only(self) -> bool:
+        """Whether a field of it has a meaning for latent attention alone."""
+        return self.mscale_all_dim is not None and self.mscale is None
+
     def ramp(self, theta: float, width: int) -> tuple[float, float]:
         """Pairs, as real numbers, at which the ramp starts and ends; ``width`` is rotated."""
         low, high = (
@@ -105,6 +112,8 @@ class Llama3Scaling:
     """
 
     kind: ClassVar[str] = "llama3"
+    logit_scale: ClassVar[float] = 1.0
+    latent_only: ClassVar[bool] = False
     factor: float
     original_length: int
     low_frequency: float = 1.0

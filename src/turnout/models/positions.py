@@ -37,7 +37,7 @@ def _(positions: Rotary, shape: StackShape, *, per_layer: bool) -> RelativePosit
 
 @singledispatch
 def rotary(positions: Positions, head_dim: int) -> RotaryAngles | None:
-    """The angles of queries and keys, where they are rotated."""
+    """The angles of queries and keys, where ``head_dim`` of a head may be rotated."""
     raise UserError(f"model.positions = {positions!r}: no such positions")
 
 
@@ -50,3 +50,14 @@ def _(positions: RelativeBias, head_dim: int) -> RotaryAngles | None:
 def _(positions: Rotary, head_dim: int) -> RotaryAngles | None:
     width, scaling = positions.rotated(head_dim), rotary_scaling(positions.scaling)
     return RotaryAngles(positions.theta, width, scaling, positions.interleaved)
+
+
+@singledispatch
+def logit_scale(positions: Positions) -> float:
+    """What the positions multiply the logits of latent attention by."""
+    raise UserError(f"model.positions = {positions!r}: no such positions")
+
+
+@logit_scale.register
+def _(positions: Rotary) -> float:
+    return positions.logit_scale

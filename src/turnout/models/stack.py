@@ -44,7 +44,7 @@ class Stack(nn.Module):
         super().__init__()
         self.shape = shape
         self.position_bias = position_bias(shape.positions, shape, per_layer=False)
-        self.rotary = rotary(shape.positions, shape.attention.head_dim)
+        self.rotary = rotary(shape.positions, shape.attention.rotary_dim)
         self.windows = shape.attention.windows(shape.num_layers)
         self.dropout = nn.Dropout(shape.dropout)
         self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.num_layers))

@@ -1,6 +1,6 @@
 """Multi-head and grouped-query attention, to the row itself or to an encoder's states.
 
-Axes: B batch, S sequence, D width, H heads, Q queries, K keys, d width of a head.
+Axes: B batch, S sequence, D width, H heads, Q queries, K keys, d width of a key, e of a value.
 """
 
 from abc import ABC, abstractmethod
@@ -21,10 +21,13 @@ from turnout.nn.positions import Rotation
 
 @dataclass(frozen=True)
 class KeyValues:
-    """Keys (normalised and rotated) and values of one layer; KV are its key-value heads."""
+    """Keys (normalised and rotated) and values of one layer; KV are its key-value heads.
+
+    Of latent attention the one rotated part of all keys, and the latents, as values.
+    """
 
     keys: Float[Tensor, "B KV K d"]
-    values: Float[Tensor, "B KV K d"]
+    values: Float[Tensor, "B KV K e"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Slots:
     """One layer's part of a cache: room for M tokens, of which ``used`` are written."""
 
     keys: Float[Tensor, "B KV M d"]
-    values: Float[Tensor, "B KV M d"]
+    values: Float[Tensor, "B KV M e"]
     used: int
 
     def extend(self, new: KeyValues) -> KeyValues:
