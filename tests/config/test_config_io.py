@@ -1,10 +1,12 @@
 """Tables, TOML and overrides: what they give, and what hostile ones are told."""
 
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.models.cases import CASES
 
 from turnout.config.errors import ConfigError, UserError, nearest
 from turnout.config.io import dump_toml, from_dict, load_toml, override, parse_toml, to_dict
@@ -287,3 +289,9 @@ def test_any_option_gives_a_run_or_a_user_error(name: str, text: str) -> None:
 def test_any_preset_merges_over_any_other(first: str, second: str) -> None:
     whole = to_dict(run(first))
     assert from_dict(RunConfig, whole, run(second)) == run(first)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_form_of_model_there_and_back(name: str) -> None:
+    model = CASES[name]
+    assert from_dict(type(model), json.loads(json.dumps(to_dict(model)))) == model

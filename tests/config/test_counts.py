@@ -85,6 +85,10 @@ def test_decoder_only_by_hand() -> None:
         attention = AttentionConfig(4, 4, num_kv_heads=2, bias=form)
         assert single(attention=attention).num_params() == count.total + 3 * extra
         assert single(attention=attention).flops(2, 5) == single().flops(2, 5)
+    # 4 sinks a layer, and for each of the 2 * 5 queries one more key: 4 * 16 operations
+    sinks = single(attention=AttentionConfig(4, 4, num_kv_heads=2, sinks=True))
+    assert sinks.num_params() == count.total + 3 * 4
+    assert sinks.flops(2, 5) == single().flops(2, 5) + 3 * 10 * 64
 
 
 def test_sparse_layers_by_hand() -> None:

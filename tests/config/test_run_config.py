@@ -86,6 +86,35 @@ def test_objective_and_model_belong_together() -> None:
             "attention.num_kv_heads = 5: must be a divisor of attention.num_heads (12)",
         ),
         (
+            lambda: AttentionConfig(2, 4, window=0),
+            "attention.window = 0: must be at least 1",
+        ),
+        (
+            lambda: AttentionConfig(2, 4, window=8, window_pattern=(False,)),
+            "attention.window_pattern = [False]: must be a list with true for the layers that have "
+            "the window",
+        ),
+        (
+            lambda: AttentionConfig(2, 4, window_pattern=(True, False)),
+            "attention.window_pattern = [True, False]: must be left out without attention.window",
+        ),
+        (
+            lambda: DecoderOnlyConfig(
+                9,
+                8,
+                1,
+                AttentionConfig(2, 4, window=8, window_pattern=(True, False)),
+                FeedForwardConfig(8),
+            ),
+            "model.attention.window_pattern = [True, False]: must be no longer than the model's "
+            "layers (1)",
+        ),
+        (
+            lambda: replace(run("t5_base").model, attention=AttentionConfig(2, 4, window=8)),
+            "model.attention.window = 8: must be none in an encoder_decoder, whose encoder reads "
+            "both ways",
+        ),
+        (
             lambda: DecoderOnlyConfig(9, 8, 1, AttentionConfig(2, 3), FeedForwardConfig(8)),
             "model.attention.head_dim = 3: must be even with rotary positions",
         ),

@@ -7,9 +7,11 @@ import torch
 from turnout.config.attention import AttentionConfig
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.initialisation import FanInInit, NormalInit
+from turnout.config.latent_attention import LatentAttention
 from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig, ModelConfig
 from turnout.config.moe import MoEConfig, Placement
-from turnout.config.positions import RelativeBias
+from turnout.config.positions import RelativeBias, Rotary
+from turnout.config.rotary_scaling import YarnScaling
 from turnout.config.routers import SwitchRouter, TopKRouter
 from turnout.data.batch import Batch, Stream
 
@@ -69,8 +71,21 @@ SPARSE: dict[str, ModelConfig] = {
     ),
     "gpt_oss": replace(
         MODERN,
-        moe=replace(TOP2, expert=FeedForwardConfig(16, "swiglu", bias=True), shared_experts=0),
-        attention=AttentionConfig(4, 4, num_kv_heads=2, bias="all"),
+        moe=replace(
+            TOP2, expert=FeedForwardConfig(16, "clamped_swiglu", bias=True), shared_experts=0
+        ),
+        attention=AttentionConfig(
+            4, 4, num_kv_heads=2, bias="all", window=5, window_pattern=(True, False), sinks=True
+        ),
+        positions=Rotary(100.0, YarnScaling(4.0, 8, truncate=False)),
+    ),
+    "deepseek": replace(
+        MODERN,
+        moe=TOP2,
+        attention=LatentAttention(4, 8, 4, 2, 6, q_lora_rank=6),
+        positions=Rotary(
+            100.0, YarnScaling(4.0, 8, mscale=0.7, mscale_all_dim=0.9), interleaved=True
+        ),
     ),
     "attention": replace(T5, moe=replace(SWITCH, attention="also")),
     "attention_only": replace(MODERN, moe=replace(SWITCH, router=TopKRouter(2), attention="only")),

@@ -36,6 +36,11 @@ BLOCK = {
     "self_attention.attention.out.": "self_attn.o_proj.",
     "self_attention.attention.query_norm": "self_attn.q_norm",
     "self_attention.attention.key_norm": "self_attn.k_norm",
+    "self_attention.attention.query_down.": "self_attn.q_a_proj.",
+    "self_attention.attention.latent.": "self_attn.kv_a_proj_with_mqa.",
+    "self_attention.attention.latent_norm": "self_attn.kv_a_layernorm",
+    "self_attention.attention.key_value.": "self_attn.kv_b_proj.",
+    "self_attention.attention.sinks": "self_attn.sinks",
     "feed_forward.norm": "post_attention_layernorm",
     "feed_forward.network.w_in": "mlp.up_proj.weight",
     "feed_forward.network.w_gate": "mlp.gate_proj.weight",
@@ -53,12 +58,19 @@ def random_model(kind: type[PreTrainedModel], config: PretrainedConfig) -> PreTr
     return model
 
 
-def theirs_of(name: str) -> str:
+# Latent attention whose queries come through a latent too.
+QUERY_LATENT = {
+    "self_attention.attention.query.": "self_attn.q_b_proj.",
+    "self_attention.attention.query_norm": "self_attn.q_a_layernorm",
+}
+
+
+def theirs_of(name: str, block: dict[str, str]) -> str:
     """Their name of one of our dense parameters."""
     if name in STACK:
         return STACK[name]
     _, _, layer, rest = name.split(".", 3)
-    for ours, theirs in BLOCK.items():
+    for ours, theirs in block.items():
         if rest.startswith(ours):
             return f"model.layers.{layer}.{theirs}{rest.removeprefix(ours)}"
     raise KeyError(name)
@@ -70,7 +82,10 @@ def with_weights(
 ) -> Model:
     """Our model with their weights; ``others`` are under our names. None may be left."""
     model = build(config).eval()
-    renamed = {name: theirs_of(name) for name, _ in model.named_parameters() if name not in others}
+    names = [name for name, _ in model.named_parameters() if name not in others]
+    through_latent = any("query_down" in name for name in names)
+    block = BLOCK | QUERY_LATENT if through_latent else BLOCK
+    renamed = {name: theirs_of(name, block) for name in names}
     assert set(renamed.values()) == set(weights)
     given = {name: weights[theirs] for name, theirs in renamed.items()} | others
     model.load_state_dict(given)

@@ -57,6 +57,7 @@ def test_names_of_sparse_layers() -> None:
         "switch": ["encoder.1.moe", "decoder.1.moe"],
         "st_moe": ["encoder.1.moe", "decoder.1.moe"],
         "gpt_oss": ["decoder.1.moe"],
+        "deepseek": ["decoder.1.moe"],
         "attention": [
             f"{stack}.1.{part}"
             for stack in ("encoder", "decoder")

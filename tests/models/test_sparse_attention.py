@@ -208,6 +208,15 @@ def test_nothing_is_silently_off(field, value):
         replace(ONLY, **{field: value})
 
 
+def test_projecting_experts_with_sinks_have_the_parameters_they_say():
+    attention = AttentionConfig(4, 4, sinks=True)
+    config = replace(T5, attention=attention, moe=ONLY)
+    weights = built(config).state_dict()
+    assert sum(w.numel() for w in weights.values()) == config.num_params()
+    sinks = [w for n, w in weights.items() if n.endswith("sinks")]
+    assert len(sinks) == 6 and all(torch.equal(w, torch.zeros(4)) for w in sinks)
+
+
 def test_projecting_experts_have_no_biases():
     biased = AttentionConfig(4, 4, bias="qkv")
     with pytest.raises(ConfigError) as refused:

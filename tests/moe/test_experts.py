@@ -18,6 +18,7 @@ SHAPES = [
         ("geglu", True, "multiplicative"),
         ("swiglu", False, "additive"),
         ("relu", True, "multiplicative"),
+        ("clamped_swiglu", True, "none"),
     ]
 ]
 

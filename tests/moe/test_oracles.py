@@ -98,6 +98,7 @@ def test_no_row_at_all():
         FeedForwardConfig(16, "geglu", True, "multiplicative"),
         FeedForwardConfig(16, "swiglu", False, "additive"),
         FeedForwardConfig(16, "gelu", True),
+        FeedForwardConfig(16, "clamped_swiglu", True),
     ],
     ids=lambda c: c.activation,
 )

@@ -19,6 +19,8 @@ def make(config: AttentionConfig) -> Attention:
     for linear in (attention.query, attention.key, attention.value, attention.out):
         if linear.bias is not None:
             torch.nn.init.normal_(linear.bias, generator=torch.Generator().manual_seed(7))
+    if attention.sinks is not None:
+        torch.nn.init.normal_(attention.sinks, generator=torch.Generator().manual_seed(8))
     for norm in (attention.query_norm, attention.key_norm):
         if norm is not None:
             torch.nn.init.uniform_(
@@ -66,8 +68,9 @@ def loop(
                     logit *= config.head_dim**-0.5 if config.scaled else 1.0
                     logits.append(logit + (0.0 if bias is None else float(bias[0, h, i, j])))
                 weights = [math.exp(logit) for logit in logits]
+                sink = 0.0 if attention.sinks is None else math.exp(attention.sinks[h])
                 for j, weight in zip(keys, weights, strict=True):
-                    out[b, i, h] += weight / sum(weights) * v[b, j, h // share]
+                    out[b, i, h] += weight / (sum(weights) + sink) * v[b, j, h // share]
     return product(attention.out, out.flatten(2))
 
 
@@ -81,8 +84,9 @@ def loop(
         AttentionConfig(6, 4, num_kv_heads=1, qk_norm="full"),
         AttentionConfig(4, 4, num_kv_heads=2, bias="qkv"),
         AttentionConfig(4, 4, qk_norm="full", bias="all"),
+        AttentionConfig(4, 4, num_kv_heads=2, sinks=True),
     ],
-    ids=["t5", "grouped", "one_kv_head", "qkv_bias", "all_biases"],
+    ids=["t5", "grouped", "one_kv_head", "qkv_bias", "all_biases", "sinks"],
 )
 def test_attention_is_the_plain_loop(
     config: AttentionConfig, with_bias: bool, causal: bool
@@ -159,6 +163,37 @@ def test_mask_of_queries_behind_a_cache() -> None:
     assert allowed[0, 0].long().tolist() == [[0, 1, 1, 1, 0], [0, 1, 1, 1, 1]]
 
 
+def test_windows_of_packed_documents_by_hand() -> None:
+    segment = torch.tensor([[0, 1, 1, 1, 1, 2, 2]])
+    allowed = attention_mask(segment, segment, segment > 0, causal=True, window=2)
+    assert allowed[0, 0].long().tolist() == [
+        [1, 1, 1, 1, 1, 1, 1],
+        [0, 1, 0, 0, 0, 0, 0],
+        [0, 1, 1, 0, 0, 0, 0],
+        [0, 0, 1, 1, 0, 0, 0],  # the third token reads itself and one before
+        [0, 0, 0, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0, 1, 0],  # the window ends with the document
+        [0, 0, 0, 0, 0, 1, 1],
+    ]
+
+
+def test_window_behind_a_cache_and_of_a_visible_prefix() -> None:
+    known = torch.tensor([[False, True, True, True, True]])
+    one = torch.tensor([[1, 1]])
+    allowed = attention_mask(one, known.long(), known, causal=True, start=3, window=3)
+    # Queries stand in slots 3 and 4.
+    assert allowed[0, 0].long().tolist() == [[0, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
+    ones = torch.ones(1, 4, dtype=torch.long)
+    visible = torch.tensor([[True, True, True, False]])
+    allowed = attention_mask(ones, ones, ones > 0, causal=True, visible=visible, window=2)
+    assert allowed[0, 0].long().tolist() == [
+        [1, 1, 0, 0],  # of the prefix before it, the first token reads no further than it may back
+        [1, 1, 1, 0],
+        [0, 1, 1, 0],
+        [0, 0, 1, 1],
+    ]
+
+
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_a_row_of_padding_alone_is_finite_and_gets_no_gradient(with_bias: bool) -> None:
     attention = make(AttentionConfig(4, 3))
@@ -224,3 +259,50 @@ def test_biases_start_at_zero(bias: str, held: str) -> None:
     names = ["query", "key", "value", "out"] if held == "*" else held.split()
     assert sorted(found) == sorted(f"{name}.bias" for name in names)
     assert all(torch.equal(p, torch.zeros_like(p)) for p in found.values())
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_sinks_are_one_more_column_of_the_softmax(with_bias: bool) -> None:
+    """Outputs and gradients of the form with a key of zeros against the softmax written out."""
+    config = AttentionConfig(4, 3, num_kv_heads=2, sinks=True)
+    attention = make(config)
+    generator = torch.Generator().manual_seed(9)
+    x = torch.randn(2, 6, WIDTH, generator=generator, requires_grad=True)
+    weight = torch.randn(2, 6, WIDTH, generator=generator)
+    bias = torch.randn(1, 4, 6, 6, generator=generator, requires_grad=True)
+    segment = torch.tensor([[1, 1, 1, 2, 2, 2], [1, 1, 1, 1, 1, 1]])
+    allowed = attention_mask(segment, segment, segment > 0, causal=True, window=2)
+    mask = biased(allowed, bias, x.dtype) if with_bias else allowed
+    wanted = [x, *attention.parameters(), *([bias] if with_bias else [])]
+
+    def plain() -> Tensor:
+        queries, keys, values = (
+            linear(x).view(2, 6, heads, 3).transpose(1, 2).repeat_interleave(4 // heads, 1)
+            for linear, heads in ((attention.query, 4), (attention.key, 2), (attention.value, 2))
+        )
+        logits = queries @ keys.transpose(2, 3) * 3**-0.5 + (bias if with_bias else 0.0)
+        logits = logits.masked_fill(~allowed, -torch.inf)
+        sinks = attention.sinks.view(1, 4, 1, 1).expand(2, 4, 6, 1)
+        shares = torch.cat([logits, sinks], -1).softmax(-1)[..., :-1]
+        return attention.out((shares @ values).transpose(1, 2).flatten(2))
+
+    got, expected = attention(x, attention.project(x), mask), plain()
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
+    found, plainly = (torch.autograd.grad((y * weight).sum(), wanted) for y in (got, expected))
+    assert found[1 + list(attention.parameters()).index(attention.sinks)].abs().min() > 0
+    for one, other in zip(found, plainly, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_a_sink_takes_what_a_head_leaves() -> None:
+    attention = make(AttentionConfig(2, 4, sinks=True))
+    x = torch.randn(1, 3, WIDTH, generator=torch.Generator().manual_seed(3))
+    mask = torch.ones(1, 1, 3, 3, dtype=torch.bool)
+    read = attention.project(x)
+    with torch.no_grad():
+        attention.sinks.fill_(-torch.inf)  # of no weight: as if there were none
+        without = Attention(WIDTH, AttentionConfig(2, 4), epsilon=1e-6, dropout=0.0)
+        without.load_state_dict({n: p for n, p in attention.state_dict().items() if n != "sinks"})
+        torch.testing.assert_close(attention(x, read, mask), without(x, read, mask))
+        attention.sinks.fill_(80.0)  # all of it
+        torch.testing.assert_close(attention(x, read, mask), torch.zeros_like(x))

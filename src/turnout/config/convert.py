@@ -85,10 +85,14 @@ def _with_target(table: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _member(kinds: list[Any], table: Mapping[str, Any], base: Any, path: str) -> Any:
-    """The member that ``kind`` names; without it, the one that the base belongs to."""
+    """The member that ``kind`` names; without it, the one that the base belongs to, or one that
+    is assumed, as of a union that was one class once."""
     kind = _shown(table.get("kind"))
     if kind is None and type(base) in kinds:
         return type(base)
+    assumed = [member for member in kinds if getattr(member, "assumed", False)]
+    if kind is None and assumed:
+        return assumed[0]
     if kind is None:
         raise UserError(f"{join(path, 'kind')}: required and not given; {_kinds_known(kinds)}")
     by_name = {member.kind: member for member in kinds}

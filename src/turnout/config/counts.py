@@ -9,7 +9,7 @@ Norms hold one weight [D]; no projection has a bias unless its configuration say
 from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
-from turnout.config.attention import AttentionConfig
+from turnout.config.attention import Attention
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.moe import MoEConfig
 from turnout.config.positions import Positions
@@ -66,7 +66,7 @@ class Stack:
     name: str
     num_layers: int
     d_model: int
-    attention: AttentionConfig
+    attention: Attention
     feed_forward: FeedForwardConfig
     moe: MoEConfig | None
     positions: Positions
@@ -192,22 +192,10 @@ def _ffn_flops(network: FeedForwardConfig, rows: int, d_model: int) -> int:
     return 2 * rows * network.num_matrices * d_model * network.d_ff
 
 
-def _projection_flops(stack: Stack, queries: int, keys: int) -> int:
-    """Query and output products of ``queries`` rows, key and value products of ``keys`` rows."""
-    attention = stack.attention
-    return 4 * stack.d_model * (queries * attention.q_width + keys * attention.kv_width)
-
-
-def _score_flops(stack: Stack, queries: int, keys: int) -> int:
-    """Scores and weighted values of ``queries`` against ``keys``, the causal half included."""
-    return 4 * queries * keys * stack.attention.q_width
-
-
 def _stack_flops(stack: Stack, batch: int, length: int) -> int:
     tokens, width = batch * length, stack.d_model
-    attention = _projection_flops(stack, tokens, tokens) + batch * _score_flops(
-        stack, length, length
-    )
+    attention = stack.attention.projection_flops(width, tokens, tokens)
+    attention += batch * stack.attention.score_flops(length, length)
     dense = stack.num_layers - sum(moe.in_feed_forward for moe in stack.sparse)
     flops = stack.num_layers * attention
     flops += dense * _ffn_flops(stack.feed_forward, tokens, width)
@@ -223,7 +211,7 @@ def _expert_projection_flops(stack: Stack, moe: MoEConfig, tokens: int) -> int:
     """What experts in attention add: two routers and their projections, less the dense ones."""
     routers = 2 * tokens * router_flops(moe.router, stack.d_model, moe.num_experts)
     experts = moe.router.active * stack.attention.num_expert_params(stack.d_model)
-    dense = stack.d_model * (stack.attention.q_width + 2 * stack.attention.kv_width)
+    dense = stack.attention.num_replaced_params(stack.d_model)
     return routers + 2 * tokens * (experts - dense)
 
 
@@ -241,8 +229,9 @@ def _network_flops(stack: Stack, moe: MoEConfig, tokens: int) -> int:
 
 
 def _cross_flops(stack: Stack, batch: int, length: int, memory: int) -> int:
-    layer = _projection_flops(stack, batch * length, batch * memory)
-    return stack.num_layers * (layer + batch * _score_flops(stack, length, memory))
+    attention = stack.attention
+    layer = attention.projection_flops(stack.d_model, batch * length, batch * memory)
+    return stack.num_layers * (layer + batch * attention.score_flops(length, memory))
 
 
 def _head_flops(config: Shape, tokens: int) -> int:

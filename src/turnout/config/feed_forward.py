@@ -5,16 +5,18 @@ from typing import Literal
 
 from turnout.config.errors import check_words, require
 
-Activation = Literal["relu", "gelu", "geglu", "swiglu"]
+Activation = Literal["relu", "gelu", "geglu", "swiglu", "clamped_swiglu"]
 HiddenBias = Literal["none", "additive", "multiplicative"]
-GATED: tuple[Activation, ...] = ("geglu", "swiglu")
+GATED: tuple[Activation, ...] = ("geglu", "swiglu", "clamped_swiglu")
 
 
 @dataclass(frozen=True)
 class FeedForwardConfig:
     """``y = act(x W_in) W_out``, or ``y = (act(x W_gate) * x W_in) W_out`` when gated.
 
-    GELU is the tanh approximation, as in the JAX code of T5 1.1. ``hidden_bias`` is the B of
+    GELU is the tanh approximation, as in the JAX code of T5 1.1. ``clamped_swiglu`` is gpt-oss's:
+    with g = min(x W_gate, 7) and u = x W_in held within -7 .. 7, the hidden activation is
+    ``g sigmoid(1.702 g) (u + 1)``. ``hidden_bias`` is the B of
     ST-MoE (2202.08906, appendix C): ``[.. + B] W_out`` (starts at 0) or ``[.. * B] W_out``
     (starts at 1).
     """

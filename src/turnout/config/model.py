@@ -5,10 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from turnout.config import counts
-from turnout.config.attention import AttentionConfig
+from turnout.config.attention import Attention, AttentionConfig
+from turnout.config.attention_checks import check_layers, check_positions, check_projecting
 from turnout.config.errors import ConfigError, require
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.initialisation import FanInInit, Initialisation, NormalInit
+from turnout.config.latent_attention import LatentAttention
 from turnout.config.moe import MoEConfig
 from turnout.config.positions import Positions, RelativeBias, Rotary
 from turnout.config.routers import ReinforceRouter
@@ -19,6 +21,7 @@ __all__ = [
     "EncoderDecoderConfig",
     "FanInInit",
     "Initialisation",
+    "LatentAttention",
     "ModelConfig",
     "Multipliers",
     "NormalInit",
@@ -58,7 +61,8 @@ class EncoderDecoderConfig:
         for name in ("encoder_layers", "decoder_layers", "encoder_length", "decoder_length"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         _check_placement(self.moe, self.stacks())
-        _check_projecting(self.moe, self.attention)
+        if self.moe is not None and self.moe.in_attention:
+            check_projecting(self.attention)
         encoder = _moe_of_stack(self.moe, decoder=False)
         require(
             encoder is None or encoder.router.kind != ReinforceRouter.kind,
@@ -66,6 +70,12 @@ class EncoderDecoderConfig:
             ReinforceRouter.kind,
             "another router in an encoder, whose tokens are rewarded by no target of their own",
             "give it to moe.decoder_router, and the encoder a router that learns otherwise",
+        )
+        require(
+            self.attention.window is None,
+            "model.attention.window",
+            self.attention.window,
+            "none in an encoder_decoder, whose encoder reads both ways",
         )
 
     def dense_twin(self) -> "EncoderDecoderConfig":
@@ -127,7 +137,7 @@ class DecoderOnlyConfig:
     vocab_size: int
     d_model: int
     num_layers: int
-    attention: AttentionConfig
+    attention: Attention
     feed_forward: FeedForwardConfig
     moe: MoEConfig | None = None
     positions: Positions = field(default_factory=Rotary)
@@ -142,15 +152,11 @@ class DecoderOnlyConfig:
         _check_common(self.vocab_size, self.d_model, self.dropout, self.norm_epsilon)
         for name in ("num_layers", "length"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
-        rotary = self.positions.kind == Rotary.kind
-        require(
-            not rotary or self.attention.head_dim % 2 == 0,
-            "model.attention.head_dim",
-            self.attention.head_dim,
-            "even with rotary positions",
-        )
+        check_positions(self.positions, self.attention)
+        check_layers(self.attention, self.num_layers)
         _check_placement(self.moe, self.stacks())
-        _check_projecting(self.moe, self.attention)
+        if self.moe is not None and self.moe.in_attention:
+            check_projecting(self.attention)
 
     def dense_twin(self) -> "DecoderOnlyConfig":
         """The same model with a dense network in place of every sparse layer."""
@@ -190,17 +196,6 @@ def _check_common(vocab_size: int, d_model: int, dropout: float, norm_epsilon: f
     require(vocab_size >= 2, "model.vocab_size", vocab_size, "at least 2")
     require(d_model >= 1, "model.d_model", d_model, "at least 1")
     require(0 <= dropout < 1, "model.dropout", dropout, "in [0, 1)")
-
-
-def _check_projecting(moe: MoEConfig | None, attention: AttentionConfig) -> None:
-    """Experts that project stand in the place of dense projections, and are plain matrices."""
-    require(
-        moe is None or not moe.in_attention or attention.bias == "none",
-        "model.attention.bias",
-        attention.bias,
-        "none where experts make attention's projections",
-        "or set model.moe.attention to none",
-    )
 
 
 def _check_placement(moe: MoEConfig | None, stacks: tuple[counts.Stack, ...]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from turnout.config.errors import require
+from turnout.config.rotary_scaling import RotaryScaling
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,18 @@ class RelativeBias:
 
 @dataclass(frozen=True)
 class Rotary:
-    """Rotary embedding of queries and keys with base ``theta``."""
+    """Rotary embedding of queries and keys with base ``theta``.
+
+    The first ``share`` of a head is rotated, the rest left as it is. A pair is (p, p + half of
+    what is rotated), or ``interleaved`` (2 p, 2 p + 1), as in DeepSeek-V2. ``scaling`` is for rows
+    longer than those of the training.
+    """
 
     kind: ClassVar[str] = "rotary"
     theta: float = 10_000.0
+    scaling: RotaryScaling | None = None
+    interleaved: bool = False
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         require(
@@ -53,6 +62,16 @@ class Rotary:
             self.theta,
             "above 1",
         )
+        require(0 < self.share <= 1, "positions.share", self.share, "above 0, at most 1")
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor on the logits of latent attention."""
+        return 1.0 if self.scaling is None else self.scaling.logit_scale
+
+    def rotated(self, head_dim: int) -> int:
+        """How much of a head of width ``head_dim`` is rotated."""
+        return int(head_dim * self.share)
 
     def num_params(self, num_layers: int, num_heads: int) -> int:
         return 0

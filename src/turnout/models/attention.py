@@ -5,25 +5,48 @@ Axes: B batch, S sequence, D width, Q queries, K keys.
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import final
+from functools import singledispatch
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from turnout.config.attention import AttentionConfig
+from turnout.config.errors import UserError
+from turnout.config.latent_attention import LatentAttention as LatentAttentionConfig
 from turnout.config.moe import MoEConfig
 from turnout.models.block_context import BlockOutput, StackContext
 from turnout.models.initial import Deviations
-from turnout.models.positions import position_bias
+from turnout.models.positions import logit_scale, position_bias
 from turnout.models.shape import StackShape
 from turnout.models.sparse import sparse_layer
 from turnout.moe.experts import LinearExperts
 from turnout.moe.layer import MoELayer
 from turnout.nn.attention import Attention, AttentionBase, KeyValues, Slots, biased
 from turnout.nn.init import matrix_normal_
+from turnout.nn.latent_attention import LatentAttention
 from turnout.nn.norms import RMSNorm
-from turnout.nn.positions import RelativePositionBias
+from turnout.nn.positions import RelativePositionBias, Rotation
 from turnout.nn.scale import times
+
+
+@runtime_checkable
+class DenseAttention(Protocol):
+    """Attention to what it projected itself, with one matrix a projection."""
+
+    def init_weights(
+        self, generator: torch.Generator, *, std: float | None = None, scale: float = 1.0
+    ) -> None:
+        """Fills the weights."""
+
+    def project(self, source: Tensor, rotation: Rotation | None = None) -> KeyValues:
+        """What a cache keeps of ``source``."""
+
+    def __call__(
+        self, x: Tensor, read: KeyValues, mask: Tensor, rotation: Rotation | None = None
+    ) -> Tensor:
+        """Queries of ``x`` over what was projected."""
 
 
 class SelfAttentionSublayer(nn.Module, ABC):
@@ -51,7 +74,7 @@ class DenseSelfAttention(SelfAttentionSublayer):
     def __init__(self, shape: StackShape) -> None:
         super().__init__()
         self.norm = RMSNorm(shape.d_model, shape.epsilon)
-        self.attention = _dense(shape)
+        self.attention = dense_attention(shape.attention, shape)
         self.position_bias = position_bias(shape.positions, shape, per_layer=True)
         self.dropout = nn.Dropout(shape.dropout)
         self.residual = shape.residual
@@ -86,8 +109,9 @@ class SparseAttention(AttentionBase):
     evenly, but for the position bias; as a key it adds nothing.
     """
 
-    def __init__(self, shape: StackShape, moe: MoEConfig, layer: int) -> None:
-        config = shape.attention
+    def __init__(
+        self, shape: StackShape, config: AttentionConfig, moe: MoEConfig, layer: int
+    ) -> None:
         super().__init__(
             shape.d_model,
             config,
@@ -111,17 +135,19 @@ class SparseAttention(AttentionBase):
         for layer in (self.query, self.key_value):
             layer.init_weights(generator, std=std if self.as_the_rest else None)
         matrix_normal_(self.out.weight, generator, scale=scale, std=std)
-        self.init_norms()
+        self.init_shared()
 
 
 @final
 class SparseSelfAttention(SelfAttentionSublayer):
     """Experts make queries, and keys and values."""
 
-    def __init__(self, shape: StackShape, moe: MoEConfig, layer: int) -> None:
+    def __init__(
+        self, shape: StackShape, config: AttentionConfig, moe: MoEConfig, layer: int
+    ) -> None:
         super().__init__()
         self.norm = RMSNorm(shape.d_model, shape.epsilon)
-        self.attention = SparseAttention(shape, moe, layer)
+        self.attention = SparseAttention(shape, config, moe, layer)
         self.position_bias = position_bias(shape.positions, shape, per_layer=True)
         self.dropout = nn.Dropout(shape.dropout)
         self.residual = shape.residual
@@ -161,7 +187,7 @@ class CrossAttentionSublayer(nn.Module):
     def __init__(self, shape: StackShape) -> None:
         super().__init__()
         self.norm = RMSNorm(shape.d_model, shape.epsilon)
-        self.attention = _dense(shape)
+        self.attention = dense_attention(shape.attention, shape)
         self.dropout = nn.Dropout(shape.dropout)
         self.residual = shape.residual
 
@@ -181,14 +207,56 @@ class CrossAttentionSublayer(nn.Module):
         return x + times(mixed, self.residual)
 
 
-def _dense(shape: StackShape) -> Attention:
+@singledispatch
+def dense_attention(config: object, shape: StackShape) -> DenseAttention:
+    """Attention with one matrix a projection, by the configured kind."""
+    raise UserError(f"model.attention = {config!r}: no such attention")
+
+
+@dense_attention.register
+def _(config: AttentionConfig, shape: StackShape) -> DenseAttention:
     return Attention(
         shape.d_model,
-        shape.attention,
+        config,
         epsilon=shape.epsilon,
         dropout=shape.dropout,
         scale=shape.attention_scale,
     )
+
+
+@dense_attention.register
+def _(config: LatentAttentionConfig, shape: StackShape) -> DenseAttention:
+    return LatentAttention(
+        shape.d_model,
+        config,
+        epsilon=shape.epsilon,
+        dropout=shape.dropout,
+        logit_scale=logit_scale(shape.positions),
+    )
+
+
+@singledispatch
+def self_attention(
+    config: object, shape: StackShape, moe: MoEConfig | None, layer: int
+) -> SelfAttentionSublayer:
+    """The self-attention of a block: with experts where ``moe`` puts them there."""
+    raise UserError(f"model.attention = {config!r}: no such attention")
+
+
+@self_attention.register
+def _(
+    config: AttentionConfig, shape: StackShape, moe: MoEConfig | None, layer: int
+) -> SelfAttentionSublayer:
+    if moe is not None and moe.in_attention:
+        return SparseSelfAttention(shape, config, moe, layer)
+    return DenseSelfAttention(shape)
+
+
+@self_attention.register
+def _(
+    config: LatentAttentionConfig, shape: StackShape, moe: MoEConfig | None, layer: int
+) -> SelfAttentionSublayer:
+    return DenseSelfAttention(shape)
 
 
 def _projection(

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from turnout.config.moe import MoEConfig
 from turnout.models.attention import (
     CrossAttentionSublayer,
-    DenseSelfAttention,
-    SelfAttentionSublayer,
-    SparseSelfAttention,
+    self_attention,
 )
 from turnout.models.block_context import BlockOutput, StackContext
 from turnout.models.initial import Deviations
@@ -104,7 +102,7 @@ class Block(nn.Module):
     def __init__(self, shape: StackShape, layer: int) -> None:
         super().__init__()
         moe = shape.moe_of(layer)
-        self.self_attention = _self_attention(shape, moe, layer)
+        self.self_attention = self_attention(shape.attention, shape, moe, layer)
         self.cross_attention = CrossAttentionSublayer(shape) if shape.cross else None
         self.feed_forward = _feed_forward(shape, moe, layer)
 
@@ -134,12 +132,6 @@ class Block(nn.Module):
     def sparse_layers(self) -> dict[str, MoELayer]:
         """Its sparse layers by name, in the order of their reports."""
         return self.self_attention.sparse_layers() | self.feed_forward.sparse_layers()
-
-
-def _self_attention(shape: StackShape, moe: MoEConfig | None, layer: int) -> SelfAttentionSublayer:
-    if moe is not None and moe.in_attention:
-        return SparseSelfAttention(shape, moe, layer)
-    return DenseSelfAttention(shape)
 
 
 def _feed_forward(shape: StackShape, moe: MoEConfig | None, layer: int) -> FeedForwardSublayer:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from turnout.config.attention import AttentionConfig
+from turnout.config.attention import Attention
 from turnout.config.errors import UserError
 from turnout.nn.attention import KeyValues, Slots
 
@@ -40,7 +40,7 @@ class Cache:
 
     @staticmethod
     def empty(
-        config: AttentionConfig,
+        config: Attention,
         num_layers: int,
         *,
         batch: int,
@@ -49,12 +49,14 @@ class Cache:
         device: torch.device,
     ) -> "Cache":
         """A cache with nothing in it."""
-        shape = (batch, config.kv_heads, max_length, config.head_dim)
+        (key_heads, key_width), (value_heads, value_width) = config.cached
+        keys = (batch, key_heads, max_length, key_width)
+        values = (batch, value_heads, max_length, value_width)
         return Cache(
             layers=tuple(
                 KeyValues(
-                    torch.zeros(shape, dtype=dtype, device=device),
-                    torch.zeros(shape, dtype=dtype, device=device),
+                    torch.zeros(keys, dtype=dtype, device=device),
+                    torch.zeros(values, dtype=dtype, device=device),
                 )
                 for _ in range(num_layers)
             ),

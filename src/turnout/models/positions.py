@@ -9,6 +9,7 @@ from turnout.config.errors import UserError
 from turnout.config.positions import Positions, RelativeBias, Rotary
 from turnout.models.shape import StackShape
 from turnout.nn.positions import RelativePositionBias, RotaryAngles
+from turnout.nn.rotary_scaling import rotary_scaling
 
 
 @singledispatch
@@ -36,7 +37,7 @@ def _(positions: Rotary, shape: StackShape, *, per_layer: bool) -> RelativePosit
 
 @singledispatch
 def rotary(positions: Positions, head_dim: int) -> RotaryAngles | None:
-    """The angles of queries and keys, where they are rotated."""
+    """The angles of queries and keys, where ``head_dim`` of a head may be rotated."""
     raise UserError(f"model.positions = {positions!r}: no such positions")
 
 
@@ -47,4 +48,16 @@ def _(positions: RelativeBias, head_dim: int) -> RotaryAngles | None:
 
 @rotary.register
 def _(positions: Rotary, head_dim: int) -> RotaryAngles | None:
-    return RotaryAngles(positions.theta, head_dim)
+    width, scaling = positions.rotated(head_dim), rotary_scaling(positions.scaling)
+    return RotaryAngles(positions.theta, width, scaling, positions.interleaved)
+
+
+@singledispatch
+def logit_scale(positions: Positions) -> float:
+    """What the positions multiply the logits of latent attention by."""
+    raise UserError(f"model.positions = {positions!r}: no such positions")
+
+
+@logit_scale.register
+def _(positions: Rotary) -> float:
+    return positions.logit_scale

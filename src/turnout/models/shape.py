@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from turnout.config.attention import AttentionConfig
+from turnout.config.attention import Attention
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.moe import MoEConfig
 from turnout.config.positions import Positions
@@ -21,7 +21,7 @@ class StackShape:
     num_layers: int
     first_index: int
     d_model: int
-    attention: AttentionConfig
+    attention: Attention
     feed_forward: FeedForwardConfig
     moe: MoEConfig | None
     positions: Positions

@@ -44,7 +44,8 @@ class Stack(nn.Module):
         super().__init__()
         self.shape = shape
         self.position_bias = position_bias(shape.positions, shape, per_layer=False)
-        self.rotary = rotary(shape.positions, shape.attention.head_dim)
+        self.rotary = rotary(shape.positions, shape.attention.rotary_dim)
+        self.windows = shape.attention.windows(shape.num_layers)
         self.dropout = nn.Dropout(shape.dropout)
         self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.num_layers))
         self.norm = RMSNorm(shape.d_model, shape.epsilon)
@@ -89,12 +90,12 @@ class Stack(nn.Module):
 
         ``cache`` already counts the tokens of ``stream`` in (``Cache.advanced``).
         """
-        context = self._context(x, stream, routing, encoded, cache)
+        contexts = self._contexts(x, stream, routing, encoded, cache)
         x = self.dropout(x)
         layers: tuple[LayerStats, ...] = ()
         decisions: tuple[LayerDecision, ...] = ()
         for layer in range(self.shape.num_layers):
-            output = self._run(layer, x, context, cache)
+            output = self._run(layer, x, contexts[layer], cache)
             x = output.hidden
             layers += output.layers
             decisions += output.decisions
@@ -117,14 +118,34 @@ class Stack(nn.Module):
             output = block(x, context)
         return output
 
-    def _context(
+    def _contexts(
         self,
         x: Float[Tensor, "B S D"],
         stream: Stream,
         routing: RoutingContext,
         encoded: Encoded | None,
         cache: Cache | None,
-    ) -> StackContext:
+    ) -> tuple[StackContext, ...]:
+        """The context of each layer: layers of one window share their masks."""
+        rotation = None if self.rotary is None else self.rotary.at(stream.position)
+        by_window = {}
+        for window in dict.fromkeys(self.windows):
+            allowed, mask, start = self._masks(x, stream, cache, window)
+            by_window[window] = StackContext(
+                routing=routing,
+                allowed=allowed,
+                mask=mask,
+                start=start,
+                rotation=rotation,
+                encoded=None if encoded is None else encoded.states,
+                encoded_allowed=None if encoded is None else encoded.allowed,
+            )
+        return tuple(by_window[window] for window in self.windows)
+
+    def _masks(
+        self, x: Float[Tensor, "B S D"], stream: Stream, cache: Cache | None, window: int | None
+    ) -> tuple[Bool[Tensor, "B 1 S K"], Bool[Tensor, "B 1 S K"] | Float[Tensor, "B H S K"], int]:
+        """What a query may read, the same with the stack's position bias, and the first slot."""
         start = 0 if cache is None else cache.used - x.shape[1]
         if cache is None:
             query, key, readable = stream.segment, stream.segment, stream.mask
@@ -132,18 +153,15 @@ class Stack(nn.Module):
             readable = cache.mask[:, : cache.used]
             query, key = stream.mask.long(), readable.long()
         allowed = attention_mask(
-            query, key, readable, causal=self.shape.causal, start=start, visible=stream.visible
-        )
-        mask: Tensor = allowed
-        if self.position_bias is not None:
-            bias = self.position_bias(x.shape[1], key.shape[1], start)
-            mask = biased(allowed, bias, x.dtype)
-        return StackContext(
-            routing=routing,
-            allowed=allowed,
-            mask=mask,
+            query,
+            key,
+            readable,
+            causal=self.shape.causal,
             start=start,
-            rotation=None if self.rotary is None else self.rotary.at(stream.position),
-            encoded=None if encoded is None else encoded.states,
-            encoded_allowed=None if encoded is None else encoded.allowed,
+            visible=stream.visible,
+            window=window,
         )
+        if self.position_bias is None:
+            return allowed, allowed, start
+        bias = self.position_bias(x.shape[1], key.shape[1], start)
+        return allowed, biased(allowed, bias, x.dtype), start

@@ -1,6 +1,6 @@
 """Multi-head and grouped-query attention, to the row itself or to an encoder's states.
 
-Axes: B batch, S sequence, D width, H heads, Q queries, K keys, d width of a head.
+Axes: B batch, S sequence, D width, H heads, Q queries, K keys, d width of a key, e of a value.
 """
 
 from abc import ABC, abstractmethod
@@ -21,10 +21,13 @@ from turnout.nn.positions import Rotation
 
 @dataclass(frozen=True)
 class KeyValues:
-    """Keys (normalised and rotated) and values of one layer; KV are its key-value heads."""
+    """Keys (normalised and rotated) and values of one layer; KV are its key-value heads.
+
+    Of latent attention the one rotated part of all keys, and the latents, as values.
+    """
 
     keys: Float[Tensor, "B KV K d"]
-    values: Float[Tensor, "B KV K d"]
+    values: Float[Tensor, "B KV K e"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Slots:
     """One layer's part of a cache: room for M tokens, of which ``used`` are written."""
 
     keys: Float[Tensor, "B KV M d"]
-    values: Float[Tensor, "B KV M d"]
+    values: Float[Tensor, "B KV M e"]
     used: int
 
     def extend(self, new: KeyValues) -> KeyValues:
@@ -51,11 +54,13 @@ def attention_mask(
     causal: bool,
     start: int = 0,
     visible: Bool[Tensor, "B K"] | None = None,
+    window: int | None = None,
 ) -> Bool[Tensor, "B 1 Q K"]:
     """True where query slot ``start + q`` may read key slot ``k``.
 
     A query reads real tokens of its own segment; if ``causal``, those not after itself, and those
-    that are ``visible`` wherever they stand (T5, 1910.10683, figure 4, right). Padding has
+    that are ``visible`` wherever they stand (T5, 1910.10683, figure 4, right), and of both only
+    those less than ``window`` away, where there is one. Padding has
     nothing to read; such a query is let to read everything, so that no row of the softmax is
     empty: it stays finite on every kernel and nobody reads it.
     """
@@ -66,6 +71,8 @@ def attention_mask(
         key = torch.arange(key_segment.shape[1], device=device)
         in_time = key.unsqueeze(0) <= query.unsqueeze(1)
         allowed = allowed & (in_time if visible is None else in_time | visible.unsqueeze(1))
+        if window is not None:
+            allowed = allowed & ((key.unsqueeze(0) - query.unsqueeze(1)).abs() < window)
     return (allowed | ~allowed.any(-1, keepdim=True)).unsqueeze(1)
 
 
@@ -76,9 +83,28 @@ def biased(
     return torch.where(mask, bias.to(dtype), -torch.inf)
 
 
+def with_sinks(
+    read: KeyValues,
+    mask: Bool[Tensor, "B 1 Q K"] | Float[Tensor, "B H Q K"],
+    sinks: Float[Tensor, " H"],
+) -> tuple[KeyValues, Float[Tensor, "B H Q K+1"]]:
+    """One more key and value of zeros, and the mask with the sinks as the bias of that key.
+
+    Its logit is then the sink itself, and its value adds nothing to the sum: the softmax with sinks
+    (gpt-oss) in the form of a kernel that knows none.
+    """
+    dtype, (batch, _, queries, _) = read.keys.dtype, mask.shape
+    if mask.dtype == torch.bool:
+        mask = torch.zeros((), dtype=dtype, device=mask.device).where(mask, -torch.inf)
+    column = sinks.to(dtype)[:, None, None].expand(batch, -1, queries, 1)
+    joined = torch.cat((mask.expand(-1, sinks.shape[0], -1, -1), column), dim=-1)
+    padded = KeyValues(F.pad(read.keys, (0, 0, 0, 1)), F.pad(read.values, (0, 0, 0, 1)))
+    return padded, joined
+
+
 class AttentionBase(nn.Module, ABC):
     """What attention does with its projections, whoever makes them: heads, optional norms on
-    queries and keys, the weighted sum, the output projection.
+    queries and keys, the weighted sum with optional sinks, the output projection.
 
     Weights are float32 and cast to the dtype of the rows; norms and rotation are float32 inside.
     """
@@ -105,6 +131,7 @@ class AttentionBase(nn.Module, ABC):
         }[config.qk_norm]
         self.query_norm = None if widths is None else RMSNorm(widths[0], epsilon)
         self.key_norm = None if widths is None else RMSNorm(widths[1], epsilon)
+        self.sinks = nn.Parameter(torch.empty(config.num_heads)) if config.sinks else None
 
     @abstractmethod
     def init_weights(
@@ -143,6 +170,8 @@ class AttentionBase(nn.Module, ABC):
     ) -> Float[Tensor, "B Q D"]:
         """Projected queries over the keys and values of ``read``."""
         split = self._heads(queries, self.config.num_heads, self.query_norm)
+        if self.sinks is not None:
+            read, mask = with_sinks(read, mask, self.sinks)
         mixed = F.scaled_dot_product_attention(
             split if rotation is None else rotation.apply(split),
             read.keys,
@@ -155,8 +184,10 @@ class AttentionBase(nn.Module, ABC):
         joined: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return joined
 
-    def init_norms(self) -> None:
-        """Norms of one."""
+    def init_shared(self) -> None:
+        """Norms of one, sinks of zero: the weight of one key that a query is orthogonal to."""
+        if self.sinks is not None:
+            nn.init.zeros_(self.sinks)
         for norm in (self.query_norm, self.key_norm):
             if norm is not None:
                 norm.init_weights()
@@ -200,7 +231,7 @@ class Attention(AttentionBase):
             own = scale * (self.query_scale if linear is self.query else 1.0)
             matrix_normal_(linear.weight, generator, scale=own, std=std)
             linear.init_bias()
-        self.init_norms()
+        self.init_shared()
 
     def project(
         self, source: Float[Tensor, "B K D"], rotation: Rotation | None = None

@@ -4,7 +4,7 @@ Axes: B batch, S sequence, H heads, Q queries, K keys, P half of a head's width.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from turnout.config.positions import RelativeBias
 from turnout.nn.init import truncated_normal_
+from turnout.nn.rotary_scaling import Scaling, Unscaled
 
 
 def relative_bucket(
@@ -77,27 +78,42 @@ class Rotation:
 
     cos: Float[Tensor, "B 1 S P"]
     sin: Float[Tensor, "B 1 S P"]
+    interleaved: bool = False
 
     def apply(self, x: Float[Tensor, "B H S d"]) -> Float[Tensor, "B H S d"]:
-        """Rotates the pairs (p, p + head_dim / 2) in float32; the result has the dtype of ``x``."""
-        first, second = x.float().chunk(2, dim=-1)
+        """Rotates the pairs (p, p + P), or interleaved (2 p, 2 p + 1), in float32; what stands
+        behind the first 2 P passes. The result has the dtype of ``x``."""
+        width = 2 * self.cos.shape[-1]
+        wide = x[..., :width].float()
+        if self.interleaved:
+            first, second = wide.view(*wide.shape[:-1], -1, 2).unbind(-1)
+        else:
+            first, second = wide.chunk(2, dim=-1)
         turned = (
             first * self.cos - second * self.sin,
             second * self.cos + first * self.sin,
         )
-        return torch.cat(turned, dim=-1).to(x.dtype)
+        if self.interleaved:
+            done = torch.stack(turned, dim=-1).flatten(-2).to(x.dtype)
+        else:
+            done = torch.cat(turned, dim=-1).to(x.dtype)
+        return done if width == x.shape[-1] else torch.cat((done, x[..., width:]), dim=-1)
 
 
 @dataclass(frozen=True)
 class RotaryAngles:
-    """Angle of pair p at position t: ``t * theta^(-2 p / head_dim)`` (RoFormer, 2104.09864)."""
+    """Angle of pair p at position t: ``t * theta^(-2 p / width)`` (RoFormer, 2104.09864), with
+    ``width`` what is rotated of a head; ``scaling`` changes it."""
 
     theta: float
-    head_dim: int
+    width: int
+    scaling: Scaling = field(default_factory=Unscaled)
+    interleaved: bool = False
 
     def at(self, position: Int[Tensor, "B S"]) -> Rotation:
         """The rotation of tokens at ``position``, the same for all heads."""
-        pair = torch.arange(0, self.head_dim, 2, device=position.device, dtype=torch.float32)
-        frequency = self.theta ** (-pair / self.head_dim)
+        pair = torch.arange(0, self.width, 2, device=position.device, dtype=torch.float32)
+        frequency = self.scaling.scaled(self.theta ** (-pair / self.width), self.theta)
         angle = position.float()[:, None, :, None] * frequency
-        return Rotation(angle.cos(), angle.sin())
+        magnitude = self.scaling.magnitude
+        return Rotation(angle.cos() * magnitude, angle.sin() * magnitude, self.interleaved)

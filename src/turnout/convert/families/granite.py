@@ -61,7 +61,7 @@ class GraniteMoeFamily(Family):
         if not isinstance(router, TopKRouter) or not isinstance(config, DecoderOnlyConfig):
             return None
         own = config.multipliers
-        by_width = config.attention.head_dim**-0.5
+        by_width = found["head_dim"] ** -0.5
         return {
             **found,
             "intermediate_size": moe.expert_ffn(config.feed_forward).d_ff,

@@ -52,6 +52,8 @@ def fields(config: ModelConfig, qk_norm: str) -> dict[str, Any] | None:
     if not isinstance(config, DecoderOnlyConfig) or not isinstance(config.positions, Rotary):
         return None
     attention, network = config.attention, config.feed_forward
+    if not isinstance(attention, AttentionConfig) or attention.sinks or attention.window:
+        return None
     plain = network.activation == "swiglu" and not network.bias and network.hidden_bias == "none"
     if not plain or not attention.scaled or attention.qk_norm != qk_norm or config.moe is None:
         return None
@@ -79,6 +81,8 @@ def fields(config: ModelConfig, qk_norm: str) -> dict[str, Any] | None:
 
 def backbone(config: ModelConfig) -> list[Rule]:
     """Embedding, attention, norms, head, and dense networks where there are any."""
+    attention = config.attention
+    assert isinstance(attention, AttentionConfig)
     found = [
         rule("embedding.weight", "model.embed_tokens.weight", where="model"),
         rule("decoder.norm.weight", "model.norm.weight", where="model"),
@@ -86,7 +90,7 @@ def backbone(config: ModelConfig) -> list[Rule]:
         rule(f"{BLOCK}.feed_forward.norm.weight", f"{THEIRS}.post_attention_layernorm.weight"),
         *renamed(
             (f"{BLOCK}.self_attention.attention.", f"{THEIRS}.self_attn."),
-            {f"{a}.weight": f"{b}.weight" for a, b in _attention(config.attention).items()},
+            {f"{a}.weight": f"{b}.weight" for a, b in _attention(attention).items()},
             "every",
         ),
         *renamed(
@@ -95,7 +99,7 @@ def backbone(config: ModelConfig) -> list[Rule]:
             "dense",
         ),
     ]
-    if config.attention.bias == "qkv":
+    if attention.bias == "qkv":
         for ours, theirs in list(PROJECTIONS.items())[:3]:
             found.append(
                 rule(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, final
 
+from turnout.config.attention import AttentionConfig
 from turnout.config.errors import UserError
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.model import DecoderOnlyConfig, ModelConfig
@@ -79,7 +80,7 @@ class OlmoeFamily(QwenLike):
         return qwen_rules(config, layout)
 
     def own_fields(self, config: DecoderOnlyConfig, moe: MoEConfig) -> dict[str, Any] | None:
-        plain = config.attention.head_dim * config.attention.num_heads == config.d_model
+        plain = config.attention.q_width == config.d_model
         if not plain or moe.shared_experts or moe.placement != Placement(step=1):
             return None
         return {"intermediate_size": moe.expert_ffn(config.feed_forward).d_ff, "clip_qkv": None}
@@ -138,13 +139,14 @@ class Qwen2MoeFamily(QwenLike):
 
     def own_fields(self, config: DecoderOnlyConfig, moe: MoEConfig) -> dict[str, Any] | None:
         width = moe.expert_ffn(config.feed_forward).d_ff
-        if not moe.shared_gate or config.attention.bias == "all":
+        attention = config.attention
+        if not moe.shared_gate or not isinstance(attention, AttentionConfig):
             return None
         return {
             "intermediate_size": config.feed_forward.d_ff,
             "moe_intermediate_size": width,
             "shared_expert_intermediate_size": moe.shared_experts * width,
-            "qkv_bias": config.attention.bias == "qkv",
+            "qkv_bias": attention.bias == "qkv",
             **placed(moe.placement, config.num_layers),
         }
 
