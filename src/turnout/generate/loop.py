@@ -1,23 +1,20 @@
 """The generation loop, one for both model families. Axes: B rows, S tokens read at once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from turnout.config.errors import require
 from turnout.config.generation import GenerateOptions
-from turnout.data.batch import Batch
-from turnout.generate.logits import adjusted
-from turnout.generate.prompts import batch_of, check_prompts, first_batch, stream_of
+from turnout.generate.beams import beam_search
+from turnout.generate.prompts import check_prompts, first_batch
 from turnout.generate.sampling import choose, row_keys, uniform
+from turnout.generate.step import Ends, next_batch, next_logits
 from turnout.models.base import Model
-from turnout.models.cache import Cache
 
-Ends = Callable[[list[int]], bool]  # whether the new tokens of a row are its last
 Step = list[int | None]  # the new token of each row; None where the row has ended
 
 
@@ -43,6 +40,10 @@ def generate(
         UserError: a prompt is empty, too long, or not of this vocabulary.
     """
     options = GenerateOptions() if options is None else options
+    if options.num_beams > 1:
+        check_prompts(model.config, prompts, options)
+        with evaluating(model):
+            return beam_search(model, prompts, options, _never if ends is None else ends)
     written: list[list[int]] = [[] for _ in prompts]
     for step in stream(model, prompts, options, ends=ends):
         for tokens, token in zip(written, step, strict=True):
@@ -125,24 +126,6 @@ def _tokens(
         token = choose(logits, options, uniform(keys, position))
         yield token
         batch = next_batch(batch, token, torch.tensor(live, device=device))
-
-
-@torch.no_grad()
-def next_logits(
-    model: Model, batch: Batch, cache: Cache, options: GenerateOptions, position: int
-) -> tuple[Float[Tensor, "B V"], Cache]:
-    """The adjusted logits of new token ``position`` of every row, and the cache to go on with."""
-    output = model(batch, cache=cache)
-    assert output.cache is not None
-    logits = output.head.logits(output.hidden[:, -1])
-    return adjusted(logits, output.cache, options, position), output.cache
-
-
-def next_batch(batch: Batch, token: Int[Tensor, " B"], live: Bool[Tensor, " B"]) -> Batch:
-    """A batch of one new token a row; rows that have stopped are padding from here on."""
-    position = batch.decoder.position[:, -1:] + 1
-    new = batch_of(stream_of(token.unsqueeze(1), live.unsqueeze(1), position))
-    return replace(new, labels=batch.labels)
 
 
 def _never(tokens: list[int]) -> bool:
