@@ -14,6 +14,7 @@ from turnout.generate.prompts import check_prompts, first_batch
 from turnout.generate.sampling import choose, row_keys, uniform
 from turnout.generate.step import Ends, next_batch, next_logits
 from turnout.models.base import Model
+from turnout.models.prepared import prepared
 
 Step = list[int | None]  # the new token of each row; None where the row has ended
 
@@ -28,7 +29,9 @@ def generate(
     """Continues every prompt, or answers it where the model has an encoder.
 
     Prompts of any lengths go through together; each gets the tokens that it gets alone. The
-    encoder runs once, and no token is read twice. The model is in evaluation mode meanwhile.
+    encoder runs once, and no token is read twice. The model is in evaluation mode meanwhile, and
+    in less than float32 its weights are cast once: give ``models.prepared(model)`` to cast them
+    once for many calls.
 
     Args:
         ends: asked after every token of a row, with all its new tokens; True ends the row.
@@ -43,7 +46,7 @@ def generate(
     if options.num_beams > 1:
         check_prompts(model.config, prompts, options)
         with evaluating(model):
-            return beam_search(model, prompts, options, _never if ends is None else ends)
+            return beam_search(prepared(model), prompts, options, _never if ends is None else ends)
     written: list[list[int]] = [[] for _ in prompts]
     for step in stream(model, prompts, options, ends=ends):
         for tokens, token in zip(written, step, strict=True):
@@ -94,7 +97,7 @@ def _steps(
     written: list[list[int]] = [[] for _ in prompts]
     live = [True] * len(prompts)
     with evaluating(model):
-        tokens = _tokens(model, prompts, options, live)
+        tokens = _tokens(prepared(model), prompts, options, live)
         for token in tokens:
             step: Step = [None] * len(prompts)
             for row, new in enumerate(token.tolist()):
