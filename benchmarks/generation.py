@@ -222,12 +222,13 @@ def main() -> None:
     print("# Greedy generation against transformers\n")
     print(
         f"Milliseconds a step, encoder and all, for {options.new} tokens behind prompts of "
-        f"{PROMPT}; and the time of transformers over ours: median of {options.repeats} interleaved repeats, "
-        f"quartiles in brackets. Its experts have one implementation for this model, a loop.\n\n"
+        f"{PROMPT}; and the time of transformers over ours: median of {options.repeats} "
+        f"interleaved repeats, quartiles in brackets. Its experts have one implementation for this model, a loop.\n\n"
         f"Command: `OMP_NUM_THREADS={options.threads} python benchmarks/generation.py`; width "
         f"{options.width}, {options.layers} + {options.layers} layers, vocabulary "
         f"{options.vocabulary}; torch {torch.__version__}, "
-        f"transformers {transformers.__version__}, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}.\n"
+        f"transformers {transformers.__version__}, {platform.machine()}, "
+        f"{torch.backends.cpu.get_cpu_capability()}.\n"
     )
     print(
         "| dtype | E | batch | ours, ms | static cache, ms | over ours | dynamic cache, ms | "
