@@ -45,6 +45,15 @@ Turnout = Callable[..., Any]
         (("generate", "no"), '--prompt is missing; such as --prompt "def "'),
         (("generate", "no", "--prompt", "a"), "no: no such run folder"),
         (("generate", "no", "--prompt", "a", "--top-k", "0"), "top_k = 0: must be at least 1"),
+        (("generate", "no", "--prompt", "a", "--stop", ""), "--stop = '': must be a text of"),
+        (
+            ("generate", "no", "--prompt", "a", "--num-beams", "2", "--temperature", "1"),
+            "num_beams = 2: must be 1 with temperature 1; beam search draws nothing",
+        ),
+        (
+            ("generate", "no", "--prompt", "a", "--early-stopping", "soon"),
+            "argument --early-stopping: invalid choice: 'soon'",
+        ),
         (("doctor", "--rows", "x"), "argument --rows: invalid int value: 'x'"),
     ],
 )

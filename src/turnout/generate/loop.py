@@ -2,40 +2,79 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
+from turnout.config.errors import require
 from turnout.config.generation import GenerateOptions
-from turnout.data.batch import Batch
-from turnout.generate.prompts import batch_of, check_prompts, first_batch, stream_of
+from turnout.generate.beams import beam_search
+from turnout.generate.prompts import check_prompts, first_batch
 from turnout.generate.sampling import choose, row_keys, uniform
+from turnout.generate.step import Ends, next_batch, next_logits
 from turnout.models.base import Model
+from turnout.models.prepared import prepared
+
+Step = list[int | None]  # the new token of each row; None where the row has ended
 
 
-@torch.no_grad()
 def generate(
-    model: Model, prompts: list[list[int]], options: GenerateOptions | None = None
+    model: Model,
+    prompts: list[list[int]],
+    options: GenerateOptions | None = None,
+    *,
+    ends: Ends | None = None,
 ) -> list[list[int]]:
     """Continues every prompt, or answers it where the model has an encoder.
 
     Prompts of any lengths go through together; each gets the tokens that it gets alone. The
-    encoder runs once, and no token is read twice. The model is in evaluation mode meanwhile.
+    encoder runs once, and no token is read twice. The model is in evaluation mode meanwhile, and
+    in less than float32 its weights are cast once: give ``models.prepared(model)`` to cast them
+    once for many calls.
+
+    Args:
+        ends: asked after every token of a row, with all its new tokens; True ends the row.
 
     Returns:
-        The new tokens of each prompt, without the prompt and without the token that stopped it.
+        The new tokens of each prompt, without the prompt and without the stop token that ended it.
 
     Raises:
         UserError: a prompt is empty, too long, or not of this vocabulary.
     """
     options = GenerateOptions() if options is None else options
+    if options.num_beams > 1:
+        check_prompts(model.config, prompts, options)
+        with evaluating(model):
+            return beam_search(prepared(model), prompts, options, _never if ends is None else ends)
+    written: list[list[int]] = [[] for _ in prompts]
+    for step in stream(model, prompts, options, ends=ends):
+        for tokens, token in zip(written, step, strict=True):
+            if token is not None:
+                tokens.append(token)
+    return written
+
+
+def stream(
+    model: Model,
+    prompts: list[list[int]],
+    options: GenerateOptions | None = None,
+    *,
+    ends: Ends | None = None,
+) -> Iterator[Step]:
+    """As ``generate``, token by token: each step has the new token of every row, None where the
+    row has ended.
+
+    The model is in evaluation mode until the iterator is exhausted or closed.
+
+    Raises:
+        UserError: as ``generate``, at once; or there are several beams, none of which is the
+            answer before all have ended.
+    """
+    options = GenerateOptions() if options is None else options
+    require(options.num_beams == 1, "num_beams", options.num_beams, "1 to stream tokens")
     check_prompts(model.config, prompts, options)
-    if not prompts:
-        return []
-    with evaluating(model):
-        return _collect(_tokens(model, prompts, options), len(prompts), options)
+    return _steps(model, prompts, options, _never if ends is None else ends)
 
 
 @contextmanager
@@ -50,48 +89,47 @@ def evaluating(model: Model) -> Iterator[None]:
             module.training = training
 
 
+def _steps(
+    model: Model, prompts: list[list[int]], options: GenerateOptions, ends: Ends
+) -> Iterator[Step]:
+    if not prompts:
+        return
+    written: list[list[int]] = [[] for _ in prompts]
+    live = [True] * len(prompts)
+    with evaluating(model):
+        tokens = _tokens(prepared(model), prompts, options, live)
+        for token in tokens:
+            step: Step = [None] * len(prompts)
+            for row, new in enumerate(token.tolist()):
+                if live[row] and new in options.stop_ids:
+                    live[row] = False
+                elif live[row]:
+                    step[row] = new
+                    written[row].append(new)
+                    live[row] = not ends(written[row])
+            yield step
+            if not any(live):
+                return
+
+
 def _tokens(
-    model: Model, prompts: list[list[int]], options: GenerateOptions
+    model: Model, prompts: list[list[int]], options: GenerateOptions, live: list[bool]
 ) -> Iterator[Int[Tensor, " B"]]:
-    """The next token of every row, until all have stopped; what follows a stop means nothing."""
+    """The next token of every row; what follows where a row is not ``live`` means nothing.
+
+    ``live`` is read anew after every token.
+    """
     device = next(model.parameters()).device
     keys = row_keys(options.seed, prompts)
     batch = first_batch(model.config, prompts, options, device)
     length = batch.decoder.ids.shape[1] + options.max_new_tokens - 1
     cache = model.empty_cache(len(prompts), length)
-    live = torch.ones(len(prompts), dtype=torch.bool, device=device)
     for position in range(options.max_new_tokens):
-        output = model(batch, cache=cache)
-        cache = output.cache
-        token = choose(output.head.logits(output.hidden[:, -1]), options, uniform(keys, position))
+        logits, cache = next_logits(model, batch, cache, options, position)
+        token = choose(logits, options, uniform(keys, position))
         yield token
-        live = live & ~_stops(token, options)
-        if not bool(live.any()):
-            return
-        batch = _next(batch, token, live)
+        batch = next_batch(batch, token, torch.tensor(live, device=device))
 
 
-def _next(batch: Batch, token: Int[Tensor, " B"], live: Bool[Tensor, " B"]) -> Batch:
-    """A batch of one new token a row; rows that have stopped are padding from here on."""
-    position = batch.decoder.position[:, -1:] + 1
-    new = batch_of(stream_of(token.unsqueeze(1), live.unsqueeze(1), position))
-    return replace(new, labels=batch.labels)
-
-
-def _stops(token: Int[Tensor, " B"], options: GenerateOptions) -> Bool[Tensor, " B"]:
-    stops = torch.tensor(options.stop_ids, dtype=token.dtype, device=token.device)
-    return torch.isin(token, stops)
-
-
-def _collect(
-    tokens: Iterator[Int[Tensor, " B"]], rows: int, options: GenerateOptions
-) -> list[list[int]]:
-    results: list[list[int]] = [[] for _ in range(rows)]
-    open_rows = set(range(rows))
-    for step in tokens:
-        for row, token in enumerate(step.tolist()):
-            if row in open_rows and token in options.stop_ids:
-                open_rows.remove(row)
-            elif row in open_rows:
-                results[row].append(token)
-    return results
+def _never(tokens: list[int]) -> bool:
+    return False

@@ -84,6 +84,37 @@ class Cache:
         before = self.mask[:, : self.used].cumsum(1) - 1
         return before.clamp(min=0)[:, self.used - new :]
 
+    def rows(self, index: Int[Tensor, " N"]) -> "Cache":
+        """A cache of its own with these rows of this one, in this order; rows may repeat.
+
+        Its N rows have the room of this one; what is behind the written tokens is not copied.
+        """
+        memory = self.memory
+        if memory is not None:
+            layers = tuple(_rows(layer, index) for layer in memory.layers)
+            memory = Memory(layers, memory.mask.index_select(0, index))
+        return replace(
+            self,
+            layers=tuple(_written_rows(layer, index, self.used) for layer in self.layers),
+            mask=self.mask.index_select(0, index),
+            ids=self.ids.index_select(0, index),
+            memory=memory,
+        )
+
+    def reordered(self, index: Int[Tensor, " B"]) -> "Cache":
+        """The cache with its rows replaced by ``index``, in place: this one is used up.
+
+        What is remembered of an encoder stays where it is: a row may be replaced by one that
+        answers the same prompt alone.
+        """
+        written = slice(0, self.used)
+        for layer in self.layers:
+            for room in (layer.keys, layer.values):
+                room[:, :, written] = room[:, :, written].index_select(0, index)
+        self.mask[:, written] = self.mask[:, written].index_select(0, index)
+        self.ids[:, written] = self.ids[:, written].index_select(0, index)
+        return self
+
     def advanced(self, ids: Int[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> "Cache":
         """The cache with new tokens counted in; their ids and mask are written in place.
 
@@ -101,3 +132,16 @@ class Cache:
         self.mask[:, self.used : end] = mask
         self.ids[:, self.used : end] = ids
         return replace(self, used=end)
+
+
+def _rows(layer: KeyValues, index: Int[Tensor, " N"]) -> KeyValues:
+    return KeyValues(layer.keys.index_select(0, index), layer.values.index_select(0, index))
+
+
+def _written_rows(layer: KeyValues, index: Int[Tensor, " N"], used: int) -> KeyValues:
+    def picked(room: Tensor) -> Tensor:
+        own = room.new_zeros((index.shape[0], *room.shape[1:]))
+        own[:, :, :used] = room[:, :, :used].index_select(0, index)
+        return own
+
+    return KeyValues(picked(layer.keys), picked(layer.values))
