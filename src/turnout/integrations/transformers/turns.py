@@ -101,7 +101,8 @@ class Turns(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        given, inner = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+        saved = ctx.saved_tensors  # once: under recomputation each read runs the forward pass
+        given, inner = saved[:6], saved[6:]
         back = Back(ctx.form, *given, grad=grad, needs=ctx.needs_input_grad[2:])
         for turn, kept in zip(turns(ctx.order), inner, strict=True):
             back.take(turn, kept)
