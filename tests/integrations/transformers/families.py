@@ -45,17 +45,16 @@ def olmoe(**other: object) -> nn.Module:
 
 def qwen3_moe(**other: object) -> nn.Module:
     """Its first layer is dense."""
-    return Qwen3MoeForCausalLM(
-        Qwen3MoeConfig(
-            intermediate_size=48,
-            moe_intermediate_size=24,
-            num_experts=8,
-            num_experts_per_tok=2,
-            norm_topk_prob=True,
-            mlp_only_layers=[0],
-            **{**SHAPE, "num_hidden_layers": 3, **other},
-        )
-    )
+    own = {
+        "intermediate_size": 48,
+        "moe_intermediate_size": 24,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
+        "mlp_only_layers": [0],
+        "num_hidden_layers": 3,
+    }
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**{**SHAPE, **own, **other}))
 
 
 def deepseek_v3(**other: object) -> nn.Module:
