@@ -109,6 +109,7 @@ class Turns(torch.autograd.Function):
         return (None, None, *back.gradients())
 
 
+@final
 class Back:
     """Adds up the gradients, expert by expert."""
 
