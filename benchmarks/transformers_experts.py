@@ -8,11 +8,13 @@ before each step, as an optimiser does. Three ways to compute: float32; bfloat16
 float32 weights; the whole model in bfloat16.
 
 Every implementation takes its turn within each repeat, so that a busy machine slows them alike. The
-text differs from step to step, so that loads do. Medians with quartiles of the seconds, and of the
-ratio of the best of theirs in each repeat to ours; the same ratio by processor time, which a busy
-machine moves less. What takes more than ``SLOW`` times the fastest is timed in the first repeats
-alone. Losses are compared before anything is timed. ``batched_mm`` copies an expert's
-weights for every choice of every token and is left out where that is more than ``--room``.
+text differs from step to step, so that loads do, also between implementations: with the same loads
+one would meet the kernels that oneDNN compiled for another. Medians with quartiles of the seconds,
+and of the ratio of the best of theirs in each repeat to ours; the same ratio by processor time,
+which a busy machine moves less. What takes more than ``SLOW`` times the fastest is timed in the
+first repeats alone. Losses on one text are compared before anything is timed. ``batched_mm`` copies
+an expert's weights for every choice of every token and is left out where that is more than
+``--room``.
 """
 
 import argparse
@@ -107,21 +109,24 @@ def measure(experts: int, tokens: int, way: str, options: argparse.Namespace) ->
     generator = torch.Generator().manual_seed(0)
     wall: dict[str, list[float]] = {name: [] for name in names}
     busy: dict[str, list[float]] = {name: [] for name in names}
-    for repeat in range(-1, options.repeats):
-        ids = torch.randint(2, VOCABULARY, (tokens // LENGTH, LENGTH), generator=generator)
-        losses = []
+    shape = (tokens // LENGTH, LENGTH)
+    same = torch.randint(2, VOCABULARY, shape, generator=generator)
+    losses = {}
+    for name in names:
+        model.set_experts_implementation(name)
+        losses[name] = step(model, same, way)[2]
+    bound = 1e-4 if way == "float32" else 2e-2
+    assert max(losses.values()) - min(losses.values()) < bound, losses
+    for repeat in range(options.repeats):
         if repeat == FEW:
             fastest = min(map(statistics.median, wall.values()))
             names = [name for name in names if statistics.median(wall[name]) < SLOW * fastest]
         for name in names:
+            ids = torch.randint(2, VOCABULARY, shape, generator=generator)
             model.set_experts_implementation(name)
-            seconds, processor, loss = step(model, ids, way)
-            losses.append(loss)
-            if repeat >= 0:
-                wall[name].append(seconds)
-                busy[name].append(processor)
-        bound = 1e-4 if way == "float32" else 2e-2
-        assert max(losses) - min(losses) < bound, dict(zip(names, losses, strict=True))
+            seconds, processor, _ = step(model, ids, way)
+            wall[name].append(seconds)
+            busy[name].append(processor)
     no_room = f"{copied(experts, tokens, way):.0f} GB"
     cells = [quartiles(wall[name]) if name in wall else no_room for name in (*THEIRS, "turnout")]
     best, ratio = best_over_ours(wall)
