@@ -54,7 +54,7 @@ distclean: clean ## remove .venv too
 	rm -rf $(VENV)
 
 # Touched last, so that an interrupted installation is taken up again.
-$(STAMP): requirements/lock.txt requirements/torch.txt pyproject.toml
+$(STAMP): requirements/lock.txt requirements/torch.txt requirements/trainers.txt pyproject.toml
 	@$(PIP) --version >/dev/null 2>&1 || { \
 	  command -v $(PYTHON) >/dev/null || \
 	    { echo "error: no $(PYTHON) found; name a Python >= 3.11: make PYTHON=python3.12" >&2; exit 1; }; \
@@ -64,5 +64,6 @@ $(STAMP): requirements/lock.txt requirements/torch.txt pyproject.toml
 	    { echo "error: $(PYTHON) cannot build $(VENV); on Debian and Ubuntu install python3-venv" >&2; exit 1; }; }
 	$(PIP) install --requirement requirements/lock.txt
 	$(PIP) install --requirement requirements/torch.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(PIP) install --requirement requirements/trainers.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@

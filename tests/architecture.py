@@ -22,6 +22,7 @@ ARROWS: dict[str, frozenset[str]] = {
     "models": frozenset({"config", "pytree", "nn", "moe", "data.batch"}),
     "objectives": frozenset({"config", "pytree", "moe", "models", "data.batch"}),
     "conformance": frozenset({"config", "moe", "models", "data.batch"}),
+    "integrations": frozenset({"config", "nn", "moe", "conformance"}),
     "checkpoint": frozenset({"config"}),
     "generate": frozenset({"config", "data", "moe", "models", "checkpoint"}),
     "train": frozenset({"config", "pytree", "data", "moe", "models", "objectives", "checkpoint"}),

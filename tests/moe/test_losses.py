@@ -131,3 +131,6 @@ def test_router_losses_by_hand():
     )
     stats = LayerStats("moe", "decoder", 1, 1, router, counts, counts.sum(1) * 0, per_group)
     assert float(router_losses(stats, balance=0.5, router_z=0.1)) == pytest.approx(0.75)
+    # A part of a step with 5 groups and 16 tokens: 0.5 * 1.1 / 5 + 0.1 * 8 / 16 = 0.16
+    part = router_losses(stats, balance=0.5, router_z=0.1, groups=5, tokens=16)
+    assert float(part) == pytest.approx(0.16)

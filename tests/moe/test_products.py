@@ -14,7 +14,9 @@ from turnout.moe.products import (
     ProductShape,
     _rounded,
     choose,
+    grouped_linear,
     grouped_product,
+    kernel_rows,
     usable,
 )
 
@@ -47,6 +49,34 @@ def loop(rows, weight, counts):
             out[row] = rows[row].double() @ weight[expert].double()
             row += 1
     return out
+
+
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("case", COUNTS)
+def test_linear_is_the_product_with_transposed_matrices(backend, case):
+    rows, weight, offsets = problem(COUNTS[case], torch.float32)
+    found = []
+    for function, matrices in (
+        (grouped_product, weight),
+        (grouped_linear, weight.transpose(1, 2).contiguous()),
+    ):
+        leaves = rows.clone().requires_grad_(), matrices.clone().requires_grad_()
+        out = function(*leaves, offsets, backend)
+        upstream = (torch.arange(out.numel()) % 7 - 3).view_as(out) / 7
+        found.append((out, *torch.autograd.grad((out * upstream).sum(), leaves)))
+    (out, grad_rows, grad), (linear, linear_rows, linear_grad) = found
+    assert linear_grad.is_contiguous()
+    torch.testing.assert_close(linear, out, rtol=0, atol=1e-5)
+    torch.testing.assert_close(linear_rows, grad_rows, rtol=0, atol=1e-5)
+    torch.testing.assert_close(linear_grad.transpose(1, 2), grad, rtol=0, atol=1e-4)
+
+
+def test_rows_for_a_kernel():
+    """128 to 256 rows: eight sizes, multiples of 16; float32 and other devices as they are."""
+    assert kernel_rows(130, torch.bfloat16, "cpu") == 144
+    assert kernel_rows(3, torch.bfloat16, "cpu") == 8
+    assert kernel_rows(130, torch.float32, "cpu") == 130
+    assert kernel_rows(130, torch.bfloat16, "cuda") == 130
 
 
 @pytest.mark.parametrize("backend", sorted(BACKENDS))

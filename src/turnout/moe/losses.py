@@ -102,18 +102,24 @@ def router_losses(
     balance: float = 0.01,
     router_z: float = 0.001,
     variant: BalanceVariant = "switch",
+    groups: int | None = None,
+    tokens: int | None = None,
 ) -> Float[Tensor, ""]:
     """Both usual losses of one layer in a plain training loop, weighted and ready to add.
 
     The load balancing loss is averaged over the routing groups that hold tokens, the router
-    z-loss over tokens; coefficients as in Switch Transformers and ST-MoE. With several
-    micro-batches or ranks a step use ``turnout.objectives``, which divides by whole-step counts.
+    z-loss over tokens; coefficients as in Switch Transformers and ST-MoE.
+
+    Args:
+        groups: of the whole step, where micro-batches or ranks share it; their parts add up to
+            the loss then. By default those of these sums.
+        tokens: likewise.
     """
     form = BALANCE_FORMS[variant]
     balanced = load_balancing_loss(LossSums.of(stats), choices=stats.choices, form=form)
-    groups = (stats.router.tokens > 0).sum().clamp(min=1)
-    tokens = stats.router.tokens.sum().clamp(min=1)
-    return balance * balanced.sum() / groups + router_z * stats.router.z.sum() / tokens
+    of_groups = (stats.router.tokens > 0).sum().clamp(min=1) if groups is None else groups
+    of_tokens = stats.router.tokens.sum().clamp(min=1) if tokens is None else tokens
+    return balance * balanced.sum() / of_groups + router_z * stats.router.z.sum() / of_tokens
 
 
 def importance_loss(sums: LossSums) -> Float[Tensor, " G"]:

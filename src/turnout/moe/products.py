@@ -36,7 +36,30 @@ def grouped_product(
     Raises:
         ConfigError: the backend named does not take this dtype and these widths.
     """
-    experts, d_in, d_out = weight.shape
+    return _multiply(rows, weight, offsets, backend, transposed=False)
+
+
+def grouped_linear(
+    rows: Float[Tensor, "N D"],
+    weight: Float[Tensor, "E F D"],
+    offsets: Int[Tensor, " E"],
+    backend: ProductName = "auto",
+) -> Float[Tensor, "N F"]:
+    """``grouped_product`` with matrices as ``nn.Linear`` has them: ``rows[n] @ weight[e].T``.
+
+    The gradient of ``weight`` comes in its own layout; that of a transposed view would be copied.
+
+    Raises:
+        ConfigError: the backend named does not take this dtype and these widths.
+    """
+    return _multiply(rows, weight, offsets, backend, transposed=True)
+
+
+def _multiply(
+    rows: Tensor, weight: Tensor, offsets: Tensor, backend: ProductName, *, transposed: bool
+) -> Tensor:
+    d_out = weight.shape[1 if transposed else 2]
+    experts, d_in = weight.shape[0], rows.shape[1]
     shape = ProductShape(rows.shape[0], experts, d_in, d_out, rows.dtype, rows.device.type)
     chosen = choose(shape).backend if backend == "auto" else backend
     if not usable(chosen, shape):
@@ -46,7 +69,7 @@ def grouped_product(
             f"another for {rows.dtype} of widths {d_in} and {d_out}",
             "'auto' chooses one that takes them",
         )
-    out: Tensor = torch.ops.turnout.grouped_product(rows, weight, offsets, False, chosen)
+    out: Tensor = torch.ops.turnout.grouped_product(rows, weight, offsets, transposed, chosen)
     return out
 
 
@@ -127,6 +150,12 @@ def _rounded(rows: int, most: int) -> int:
     """Rows of a kernel for so many: eight sizes an octave, multiples of 8, at most ``most``."""
     step = max(8, 1 << max(rows.bit_length() - 4, 0))
     return min(-(-rows // step) * step, most)
+
+
+def kernel_rows(rows: int, dtype: torch.dtype, device: str) -> int:
+    """Rows to give a dense product so that its kernel is met again: see ``choose``."""
+    rounds = device == "cpu" and dtype in (torch.bfloat16, torch.float16)
+    return _rounded(rows, 2 * rows + 8) if rounds else rows
 
 
 def _window(rows: Tensor, start: int, end: int, size: int) -> Tensor:
