@@ -223,7 +223,8 @@ def main() -> None:
     print(
         f"Milliseconds a step, encoder and all, for {options.new} tokens behind prompts of "
         f"{PROMPT}; and the time of transformers over ours: median of {options.repeats} "
-        f"interleaved repeats, quartiles in brackets. Its experts have one implementation for this model, a loop.\n\n"
+        f"interleaved repeats, quartiles in brackets. Its experts have one implementation for "
+        f"this model, a loop.\n\n"
         f"Command: `OMP_NUM_THREADS={options.threads} python benchmarks/generation.py`; width "
         f"{options.width}, {options.layers} + {options.layers} layers, vocabulary "
         f"{options.vocabulary}; torch {torch.__version__}, "
