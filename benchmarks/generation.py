@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=2 python benchmarks/generation.py > docs/results/generation.md
 
 The Switch shape of T5 of width 512: 6 + 6 layers, every other one sparse, vocabulary 32,128. Both
-read the same prompts of 128 tokens and write 64. transformers runs with its static cache and, where
-its model takes one, each implementation of its experts; the fastest counts. Each repeat times all
-in turn, so that a busy machine slows them alike; medians of the ratios, with the quartiles.
+read the same prompts of 128 tokens and write 64. transformers runs with its static cache and with
+its dynamic one; its Switch model has one implementation of the experts. Weights are in the compute
+dtype before the clock starts. Each repeat times all in turn, so that a busy machine slows them
+alike; medians of the ratios, with the quartiles.
 
 Before anything is timed the tokens are compared. Where they part, the largest logit must lead the
 one that was taken by no more than ``TIE``, rounding alone, or the run ends with an error.
