@@ -37,6 +37,24 @@ GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 QWEN = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
 SWITCH = {"num_decoder_layers": 2, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1}
 
+DEEPSEEK = {
+    **DECODER,
+    "num_hidden_layers": 3,
+    "n_routed_experts": 8,
+    "moe_intermediate_size": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 3,
+    "n_group": 4,
+    "topk_group": 2,
+    "kv_lora_rank": 5,
+    "qk_nope_head_dim": 4,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "first_k_dense_replace": 1,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+}
+
 # Class, fields of its configuration. Odd numbers of experts, heads wider than the model, grouped
 # queries, dense first layers, shared experts, tied and untied heads.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -115,6 +133,38 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "tie_word_embeddings": True,
         },
     ),
+    "mixtral, yarn": (
+        "Mixtral",
+        {
+            **DECODER,
+            "num_local_experts": 3,
+            "head_dim": 4,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 100.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 16,
+            },
+        },
+    ),
+    "deepseek_v3": ("DeepseekV3", {**DEEPSEEK, "q_lora_rank": 6}),
+    "deepseek_v3, yarn": (
+        "DeepseekV3",
+        {
+            **DEEPSEEK,
+            "q_lora_rank": None,
+            "rope_interleave": False,
+            "n_shared_experts": 2,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 100.0,
+                "factor": 4.0,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "original_max_position_embeddings": 16,
+            },
+        },
+    ),
     "granitemoe, untied": ("GraniteMoe", {**DECODER, "num_local_experts": 2}),
 }
 
@@ -131,6 +181,9 @@ def random_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
         for parameter in model.parameters():
             drawn = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(1 + 0.1 * drawn if parameter.dim() == 1 else 0.3 * drawn)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
     return model.to(dtype).eval()
 
 

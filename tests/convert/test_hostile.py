@@ -188,8 +188,8 @@ DAMAGE = {
     "infinite": (config_of(num_hidden_layers=2**40), "must be a whole number from 1"),
     "another network": (config_of(hidden_act="gelu"), "hidden_act = 'gelu': must be 'silu'"),
     "scaled positions": (
-        config_of(rope_parameters={"rope_type": "yarn", "factor": 4.0}),
-        "rope_parameters.rope_type = 'yarn'",
+        config_of(rope_parameters={"rope_type": "longrope", "factor": 4.0}),
+        "rope_parameters.rope_type = 'longrope'",
     ),
     "a window": (config_of(use_sliding_window=True), "use_sliding_window = True: must be False"),
     "dense in the middle": (config_of(mlp_only_layers=[1]), "mlp_only_layers = [1]"),

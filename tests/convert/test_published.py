@@ -220,3 +220,114 @@ def test_mixtral_with_the_settings_of_its_first_files(tmp_path):
     assert (
         float((ours(turnout.load(folder), ids, mask, ANSWER) - expected)[mask].abs().max()) < 1e-4
     )
+
+
+V3 = {
+    "model_type": "deepseek_v3",
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config"},
+    "num_nextn_predict_layers": 1,
+    "scoring_func": "sigmoid",
+    "topk_method": "noaux_tc",
+    "moe_layer_freq": 1,
+    "ep_size": 1,
+    "quantization_config": {
+        "activation_scheme": "dynamic",
+        "fmt": "e4m3",
+        "quant_method": "fp8",
+        "weight_block_size": [8, 6],
+    },
+}
+
+
+def quantised(matrix):
+    """Blocks of 8 x 6, each with the scale that makes its largest entry 448, E4M3's largest."""
+    rows, columns = matrix.shape
+    scales = torch.ones(-(-rows // 8), -(-columns // 6))
+    whole = torch.empty_like(matrix)
+    for i, j in torch.cartesian_prod(torch.arange(len(scales)), torch.arange(scales.shape[1])):
+        block = slice(8 * i, 8 * i + 8), slice(6 * j, 6 * j + 6)
+        scales[i, j] = matrix[block].abs().max() / 448
+        whole[block] = matrix[block] / scales[i, j]
+    return whole.to(torch.float8_e4m3fn), scales
+
+
+@torch.no_grad()
+def test_deepseek_v3_in_8_bits_with_a_layer_more(tmp_path):
+    model = random_model("deepseek_v3")
+    tensors = {}
+    for name, tensor in per_expert(model.state_dict()).items():
+        plain = "gate.weight" in name or "embed" in name or "lm_head" in name
+        if tensor.dim() != 2 or plain:
+            tensors[name] = tensor.clone()
+            continue
+        tensors[name], tensors[name + "_scale_inv"] = quantised(tensor)
+        grown = tensors[name].float()
+        for i, row in enumerate(tensors[name + "_scale_inv"]):
+            for j, scale in enumerate(row):
+                grown[8 * i : 8 * i + 8, 6 * j : 6 * j + 6] *= scale
+        put(model, name, grown.bfloat16().float())
+    extra = {name.replace("layers.2.", "layers.3."): t.clone() for name, t in tensors.items()}
+    extra = {name: t for name, t in extra.items() if "layers.3." in name}
+    extra["model.layers.3.eh_proj.weight"] = torch.ones(16, 32)
+    config = {**json.loads(model.config.to_json_string()), **V3}
+    folder = write(tmp_path / "hf", config, {**tensors, **extra})
+    foreign = open_foreign(folder)
+    notes = map_foreign(foreign).notes
+    assert any("eh_proj.weight: left out (predicts a token further on" in note for note in notes)
+    ids, mask = text([9, 4, 6], 9, "left")
+    expected = theirs(model, ids, mask, ANSWER)
+    found = ours(turnout.load(folder), ids, mask, ANSWER)
+    assert float((found - expected)[mask].abs().max()) <= 1e-4
+
+    to_native(foreign, map_foreign(foreign), tmp_path / "run")
+    to_foreign(open_native(tmp_path / "run"), tmp_path / "back")
+    back = open_foreign(tmp_path / "back")
+    assert back.block is None and "quantization_config" not in back.config
+    assert all(torch.equal(back.read(name), foreign.read(name)) for name in back.names)
+
+
+def per_expert(weights):
+    """Without the layers of experts that transformers fuses."""
+    found = {}
+    for name, tensor in weights.items():
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            found[name] = tensor
+            continue
+        stem = name.rsplit(".", 1)[0]
+        for expert, matrix in enumerate(tensor):
+            if name.endswith("down_proj"):
+                found[f"{stem}.{expert}.down_proj.weight"] = matrix
+                continue
+            for word, half in zip(("gate", "up"), matrix.chunk(2), strict=True):
+                found[f"{stem}.{expert}.{word}_proj.weight"] = half
+    return found
+
+
+def put(model, name, tensor):
+    """The weights of one name of ``per_expert`` into a model of transformers."""
+    weights = model.state_dict()
+    if name in weights:
+        weights[name].copy_(tensor)
+        return
+    stem, expert, word, _ = name.rsplit(".", 3)
+    if word == "down_proj":
+        weights[f"{stem}.down_proj"][int(expert)].copy_(tensor)
+        return
+    half = weights[f"{stem}.gate_up_proj"][int(expert)].chunk(2)
+    half[("gate_proj", "up_proj").index(word)].copy_(tensor)
+
+
+def test_scales_that_do_not_fit(tmp_path):
+    model = random_model("deepseek_v3")
+    config = {**json.loads(model.config.to_json_string()), **V3}
+    weights = per_expert(model.state_dict())
+    name = "model.layers.0.self_attn.o_proj.weight"
+    eight, scales = quantised(weights[name])
+    for bad, message in (({}, "has 8 bits and no"), ({name + "_scale_inv": scales[1:]}, "must be")):
+        folder = write(tmp_path / message[:4].strip(), config, {**weights, name: eight, **bad})
+        with pytest.raises(UserError, match=message):
+            open_foreign(folder)
+    other = {**config, "quantization_config": {"quant_method": "gptq"}}
+    with pytest.raises(UserError, match="quant_method = 'gptq': must be 'fp8'"):
+        open_foreign(write(tmp_path / "gptq", other, weights))

@@ -69,7 +69,7 @@ def to_native(
     check_copies(foreign, mapped)
     shapes = {name: tuple(tensor.shape) for name, tensor in parameters(mapped.config).items()}
     planned = [
-        Planned(name, foreign.places[each.foreign[0]][1].dtype, shapes[name])
+        Planned(name, foreign.dtype(each.foreign[0]), shapes[name])
         for each in mapped.bound
         for name in each.native
     ]
@@ -108,6 +108,7 @@ def to_foreign(
     model = source.config
     carried = dict(_carried(source.carried))
     base = read_json(carried[CONFIG]) if CONFIG in carried else {}
+    base.pop("quantization_config", None)  # what is written is not quantised
     family, table = written_by(model, base.get("model_type"))
     bound = _without_copies(bind(family.rules(model, layout, _names(source)), model.stacks()))
     planned = [entry for each in bound for entry in _planned(source, each, dtype)]

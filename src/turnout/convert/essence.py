@@ -12,6 +12,7 @@ WITHOUT_EFFECT = (
     *("moe.train_capacity_factor", "moe.capacity_rounding", "moe.min_capacity", "moe.priority"),
     *("moe.dispatcher", "moe.product", "moe.init_scale", "moe.expert_dropout", "moe.group."),
     *("moe.weights_after_drops", "moe.allow_future_routing", "moe.router.exploration."),
+    "moe.router.bias_rate",
 )
 SAME_WEIGHTS = {"softmax_of_selected": "renormalised"}  # p over a sum of p is that softmax
 

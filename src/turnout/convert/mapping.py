@@ -49,7 +49,7 @@ def map_foreign(foreign: Foreign) -> Mapped:
     if missing:
         raise UserError(f"{foreign.folder}: lacks {_few(missing)}, which {family.model_type} needs")
     notes = [f"{name}: not known to this version, and without effect" for name in values.unread()]
-    notes += _left_out(foreign, family, used)
+    notes += _left_out(foreign, family, config, used)
     _check_shapes(foreign, config, bound)
     return Mapped(family, config, layout, tuple(bound), tuple(notes))
 
@@ -104,10 +104,10 @@ def check_copies(foreign: Foreign, mapped: Mapped) -> None:
             )
 
 
-def _left_out(foreign: Foreign, family: Family, used: set[str]) -> list[str]:
+def _left_out(foreign: Foreign, family: Family, config: ModelConfig, used: set[str]) -> list[str]:
     notes, stray = [], []
     for name in sorted(foreign.names - used):
-        reason = _first(family.ignored, name)
+        reason = _first(family.ignored, name) or _beyond(family, config, name)
         if reason is not None:
             notes.append(f"{name}: left out ({reason})")
         elif _first(family.copies, name) is None:
@@ -118,6 +118,13 @@ def _left_out(foreign: Foreign, family: Family, used: set[str]) -> list[str]:
             f"{family.model_type} takes"
         )
     return notes
+
+
+def _beyond(family: Family, config: ModelConfig, name: str) -> str | None:
+    layer = re.match(r"model\.layers\.(\d+)\.", name)
+    (stack, *_) = config.stacks()
+    last = layer is not None and int(layer.group(1)) >= stack.num_layers
+    return family.beyond if last and family.beyond else None
 
 
 def _check_shapes(foreign: Foreign, config: ModelConfig, bound: Sequence[Bound]) -> None:

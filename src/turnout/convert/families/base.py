@@ -21,8 +21,14 @@ HARMLESS = frozenset(
         *("is_encoder_decoder", "is_decoder", "add_cross_attention", "add_router_probs"),
         *("return_dict", "output_attentions", "output_hidden_states", "use_return_dict"),
         *("classifier_dropout", "max_position_embeddings", "pretraining_tp", "id2label"),
+        "quantization_config",
         *("label2id", "gradient_checkpointing", "aux_loss_alpha", "seq_aux"),
-        *("problem_type", "chunk_size_feed_forward", "is_gated_act", "dense_act_fn"),
+        *(
+            "problem_type",
+            "chunk_size_feed_forward",
+            "is_gated_act",
+            "dense_act_fn",
+        ),
     )
 )
 
@@ -83,22 +89,6 @@ class Read:
             words = " or ".join(repr(each) for each in allowed)
             raise UserError(f"config.json: {name} = {found!r}: must be {words}; {why}")
 
-    def theta(self) -> float:
-        """The base of the rotary positions, in any version's place.
-
-        Raises:
-            UserError: positions are scaled in a way that this version does not know.
-        """
-        table = self.value("rope_parameters") or self.value("rope_scaling") or {}
-        self.value("rope_theta")
-        kind = table.get("rope_type", table.get("type", "default"))
-        if kind != "default":
-            raise UserError(
-                f"config.json: rope_parameters.rope_type = {kind!r}: must be 'default'; scaled "
-                "rotary positions are not supported for this family"
-            )
-        return Read({**self._table, **table}).number("rope_theta", 10_000.0)
-
     def unread(self) -> list[str]:
         """Fields that nobody asked for and that are not known to be harmless."""
         return sorted(self._table.keys() - self._asked - HARMLESS)
@@ -112,12 +102,14 @@ class Family(ABC):
         architectures: classes whose checkpoints are whole; the first is written.
         ignored: patterns of tensors that are left out, and why.
         copies: patterns of tensors that must equal another one, and which.
+        beyond: why tensors of layers behind the last are left out; empty where they are not.
     """
 
     model_type: str
     architectures: tuple[str, ...]
     ignored: Mapping[str, str] = {}
     copies: Mapping[str, str] = {}
+    beyond: str = ""
 
     @abstractmethod
     def read(self, values: Read, names: frozenset[str]) -> ModelConfig:

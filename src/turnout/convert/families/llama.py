@@ -8,6 +8,7 @@ from turnout.config.model import DecoderOnlyConfig, ModelConfig
 from turnout.config.moe import MoEConfig
 from turnout.config.positions import Rotary
 from turnout.convert.families.base import Layout, Read
+from turnout.convert.families.rotary import read_rotary, write_rotary
 from turnout.convert.operations import GateUp, Operation, Stacked, Transposed
 from turnout.convert.rules import Rule, renamed, rule
 
@@ -28,7 +29,7 @@ def decoder_only(
         attention=attention,
         feed_forward=FeedForwardConfig(d_ff, "swiglu"),
         moe=moe,
-        positions=Rotary(values.theta()),
+        positions=read_rotary(values),
         length=values.whole("max_position_embeddings", 4096),
         tied=values.flag("tie_word_embeddings"),
         norm_epsilon=values.number("rms_norm_eps", 1e-6),
@@ -62,7 +63,8 @@ def fields(config: ModelConfig, qk_norm: str) -> dict[str, Any] | None:
         return None
     if config.tied and config.initialisation.kind == "fan_in":
         return None  # whose logits are scaled
-    theta = config.positions.theta
+    if config.positions.interleaved or config.positions.share != 1:
+        return None
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
@@ -72,8 +74,7 @@ def fields(config: ModelConfig, qk_norm: str) -> dict[str, Any] | None:
         "head_dim": attention.head_dim,
         "hidden_act": "silu",
         "max_position_embeddings": config.length,
-        "rope_theta": theta,
-        "rope_parameters": {"rope_theta": theta, "rope_type": "default"},
+        **write_rotary(config.positions),
         "rms_norm_eps": config.norm_epsilon,
         "tie_word_embeddings": config.tied,
     }
@@ -81,32 +82,29 @@ def fields(config: ModelConfig, qk_norm: str) -> dict[str, Any] | None:
 
 def backbone(config: ModelConfig) -> list[Rule]:
     """Embedding, attention, norms, head, and dense networks where there are any."""
-    attention = config.attention
+    attention, found = config.attention, outer(config)
     assert isinstance(attention, AttentionConfig)
+    at = f"{BLOCK}.self_attention.attention.", f"{THEIRS}.self_attn."
+    names = {f"{a}.weight": f"{b}.weight" for a, b in _attention(attention).items()}
+    if attention.bias == "qkv":
+        biased = list(PROJECTIONS.items())[:3]
+        names |= {f"{ours}.bias": f"{theirs}.bias" for ours, theirs in biased}
+    return found + renamed(at, names, "every")
+
+
+def outer(config: ModelConfig) -> list[Rule]:
+    """The same without attention."""
     found = [
         rule("embedding.weight", "model.embed_tokens.weight", where="model"),
         rule("decoder.norm.weight", "model.norm.weight", where="model"),
         rule(f"{BLOCK}.self_attention.norm.weight", f"{THEIRS}.input_layernorm.weight"),
         rule(f"{BLOCK}.feed_forward.norm.weight", f"{THEIRS}.post_attention_layernorm.weight"),
         *renamed(
-            (f"{BLOCK}.self_attention.attention.", f"{THEIRS}.self_attn."),
-            {f"{a}.weight": f"{b}.weight" for a, b in _attention(attention).items()},
-            "every",
-        ),
-        *renamed(
             (f"{BLOCK}.feed_forward.network.", f"{THEIRS}.mlp."),
             {ours: f"{theirs}.weight" for ours, theirs in NETWORK.items()},
             "dense",
         ),
     ]
-    if attention.bias == "qkv":
-        for ours, theirs in list(PROJECTIONS.items())[:3]:
-            found.append(
-                rule(
-                    f"{BLOCK}.self_attention.attention.{ours}.bias",
-                    f"{THEIRS}.self_attn.{theirs}.bias",
-                )
-            )
     if not config.tied:
         found.append(rule("head.weight", "lm_head.weight", where="model"))
     return found

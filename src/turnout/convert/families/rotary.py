@@ -1,0 +1,76 @@
+"""Rotary positions in a ``config.json``, by any version of transformers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from turnout.config.errors import UserError
+from turnout.config.positions import Rotary
+from turnout.config.rotary_scaling import (
+    LinearScaling,
+    Llama3Scaling,
+    RotaryScaling,
+    YarnScaling,
+)
+from turnout.convert.families.base import Read
+
+YARN = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor", "truncate")
+OF_LLAMA = {"low_frequency": "low_freq_factor", "high_frequency": "high_freq_factor"}
+KNOWN = {
+    *("rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", *YARN),
+    *OF_LLAMA.values(),
+}
+
+
+def read_rotary(values: Read, *, interleaved: bool = False) -> Rotary:
+    """The positions.
+
+    Raises:
+        UserError: they are scaled in a way that this version does not know, or parts are missing.
+    """
+    table = values.value("rope_parameters") or values.value("rope_scaling") or {}
+    if not isinstance(table, Mapping):
+        raise UserError(f"config.json: rope_parameters = {table!r}: must be a table")
+    unknown = sorted(table.keys() - KNOWN)
+    if unknown:
+        raise UserError(f"config.json: rope_parameters.{unknown[0]}: is not known to this version")
+    theta = Read(table).number("rope_theta", values.number("rope_theta", 10_000.0))
+    return Rotary(theta, _scaling(table, values), interleaved)
+
+
+def write_rotary(positions: Rotary) -> dict[str, Any]:
+    """The fields of positions whose whole heads are rotated."""
+    table: dict[str, Any] = {"rope_type": "default", "rope_theta": positions.theta}
+    scaling = positions.scaling
+    if scaling is not None:
+        table |= {"rope_type": scaling.kind, "factor": scaling.factor}
+    if isinstance(scaling, YarnScaling | Llama3Scaling):
+        table["original_max_position_embeddings"] = scaling.original_length
+    if isinstance(scaling, YarnScaling):
+        own = {name: getattr(scaling, name) for name in YARN}
+        table |= {name: value for name, value in own.items() if value is not None}
+    if isinstance(scaling, Llama3Scaling):
+        table |= {theirs: getattr(scaling, ours) for ours, theirs in OF_LLAMA.items()}
+    return {"rope_theta": positions.theta, "rope_parameters": table}
+
+
+def _scaling(table: Mapping[str, Any], values: Read) -> RotaryScaling | None:
+    kind = table.get("rope_type", table.get("type", "default"))
+    own = Read(table)
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return LinearScaling(own.number("factor"))
+    length = own.value("original_max_position_embeddings")
+    trained = values.whole("max_position_embeddings") if length is None else length
+    if kind == "yarn":
+        given = {name: table[name] for name in YARN if table.get(name) is not None}
+        if "mscale_all_dim" not in given:
+            given.pop("mscale", None)  # which counts by their quotient alone
+        return YarnScaling(own.number("factor"), trained, **given)
+    if kind == "llama3":
+        given = {ours: own.number(theirs) for ours, theirs in OF_LLAMA.items()}
+        return Llama3Scaling(own.number("factor"), trained, **given)
+    raise UserError(
+        f"config.json: rope_parameters.rope_type = {kind!r}: must be default, linear, yarn or "
+        "llama3"
+    )
