@@ -7,22 +7,26 @@ experts of 1,024, 8 of 64 or 128 of 256. Forward, language loss and backward; gr
 before each step, as an optimiser does. Three ways to compute: float32; bfloat16 by autocast over
 float32 weights; the whole model in bfloat16.
 
-Every implementation takes its turn within each repeat, so that a busy machine slows them alike. The
-text differs from step to step, so that loads do, also between implementations: with the same loads
-one would meet the kernels that oneDNN compiled for another. Medians with quartiles of the seconds,
-and of the ratio of the best of theirs in each repeat to ours; the same ratio by processor time,
-which a busy machine moves less. What takes more than ``SLOW`` times the fastest is timed in the
-first repeats alone. Losses on one text are compared before anything is timed. ``batched_mm`` copies
-an expert's weights for every choice of every token and is left out where that is more than
-``--room``.
+Every implementation has a process of its own, since what one leaves in the allocator's hands
+decides how often another must ask for fresh memory; they take turns within each repeat, so that a
+busy machine slows them alike. The text differs from step to step, so that loads do. Medians with
+quartiles of the seconds, and of the ratio of the best of theirs in each repeat to ours; the same
+ratio by processor time, which a busy machine moves less. What takes more than ``SLOW`` times the
+fastest is timed in the first repeats alone. Losses on one text are compared before anything is
+timed. ``batched_mm`` copies an expert's weights for every choice of every token and is left out
+where that is more than ``--room``.
 """
 
 import argparse
+import multiprocessing
 import os
 import platform
 import statistics
 import sys
 import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 
 import torch
 import transformers
@@ -101,46 +105,79 @@ def best_over_ours(times: dict[str, list[float]]) -> tuple[str, str]:
     return best, quartiles([a / b for a, b in zip(times[best], times["turnout"], strict=True)])
 
 
-def measure(experts: int, tokens: int, way: str, options: argparse.Namespace) -> str:
+@dataclass(frozen=True)
+class Cell:
+    """A row of the table, and what its processes are started with."""
+
+    experts: int
+    tokens: int
+    way: str
+    layers: int
+    threads: int
+
+
+def work(name: str, cell: Cell, pipe: Connection) -> None:
+    """Answers every seed of a text with the times and the loss of a step, until there is none."""
+    torch.set_num_threads(cell.threads)
+    logging.set_verbosity_error()
+    use()
+    model = build(cell.experts, cell.layers, cell.way)
+    model.set_experts_implementation(name)
+    while (seed := pipe.recv()) is not None:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (cell.tokens // LENGTH, LENGTH)
+        pipe.send(step(model, torch.randint(2, VOCABULARY, shape, generator=generator), cell.way))
+
+
+def started(name: str, cell: Cell) -> tuple[BaseProcess, Connection]:
+    """A process that works, and the pipe to it."""
+    context = multiprocessing.get_context("spawn")
+    pipe, other = context.Pipe()
+    process = context.Process(target=work, args=(name, cell, other), daemon=True)
+    process.start()
+    return process, pipe
+
+
+def asked(pipe: Connection, seed: int) -> tuple[float, float, float]:
+    """One step of a process."""
+    pipe.send(seed)
+    seconds, processor, loss = pipe.recv()
+    return seconds, processor, loss
+
+
+def measure(cell: Cell, options: argparse.Namespace) -> str:
     """One row of the table."""
-    fits = copied(experts, tokens, way) <= options.room
-    names = [name for name in (*THEIRS, "turnout") if name != "batched_mm" or fits]
-    model = build(experts, options.layers, way)
-    generator = torch.Generator().manual_seed(0)
+    copy = copied(cell.experts, cell.tokens, cell.way)
+    names = [name for name in (*THEIRS, "turnout") if name != "batched_mm" or copy <= options.room]
+    workers = {name: started(name, cell) for name in names}
+    losses = {name: asked(pipe, 0)[2] for name, (_, pipe) in workers.items()}
+    bound = 1e-4 if cell.way == "float32" else 2e-2
+    assert max(losses.values()) - min(losses.values()) < bound, losses
     wall: dict[str, list[float]] = {name: [] for name in names}
     busy: dict[str, list[float]] = {name: [] for name in names}
-    shape = (tokens // LENGTH, LENGTH)
-    same = torch.randint(2, VOCABULARY, shape, generator=generator)
-    losses = {}
-    for name in names:
-        model.set_experts_implementation(name)
-        losses[name] = step(model, same, way)[2]
-    bound = 1e-4 if way == "float32" else 2e-2
-    assert max(losses.values()) - min(losses.values()) < bound, losses
     for repeat in range(options.repeats):
         if repeat == FEW:
             fastest = min(map(statistics.median, wall.values()))
             names = [name for name in names if statistics.median(wall[name]) < SLOW * fastest]
         for name in names:
-            ids = torch.randint(2, VOCABULARY, shape, generator=generator)
-            model.set_experts_implementation(name)
-            seconds, processor, _ = step(model, ids, way)
+            seconds, processor, _ = asked(workers[name][1], repeat + 1)
             wall[name].append(seconds)
             busy[name].append(processor)
-    no_room = f"{copied(experts, tokens, way):.0f} GB"
-    cells = [quartiles(wall[name]) if name in wall else no_room for name in (*THEIRS, "turnout")]
+    for process, pipe in workers.values():
+        pipe.send(None)
+        process.join()
+    cells = [
+        quartiles(wall[name]) if name in wall else f"{copy:.0f} GB" for name in (*THEIRS, "turnout")
+    ]
     best, ratio = best_over_ours(wall)
-    k, hidden = SHAPES[experts]
-    where = [way, f"{k} of {experts} x {hidden}", f"{tokens:,}"]
+    k, hidden = SHAPES[cell.experts]
+    where = [cell.way, f"{k} of {cell.experts} x {hidden}", f"{cell.tokens:,}"]
     return "| " + " | ".join([*where, *cells, best, ratio, best_over_ours(busy)[1]]) + " |"
 
 
 def main() -> None:
     """Prints the table as Markdown."""
     options = arguments()
-    torch.set_num_threads(options.threads)
-    logging.set_verbosity_error()
-    use()
     command = " ".join(["python benchmarks/transformers_experts.py", *sys.argv[1:]])
     print(
         "# A training step of a transformers model on its experts and on ours\n\n"
@@ -157,7 +194,8 @@ def main() -> None:
     for way in options.ways:
         for tokens in options.tokens:
             for experts in options.experts:
-                print(measure(experts, tokens, way, options), flush=True)
+                cell = Cell(experts, tokens, way, options.layers, options.threads)
+                print(measure(cell, options), flush=True)
 
 
 if __name__ == "__main__":
