@@ -106,9 +106,21 @@ def commands(document: Path) -> list[list[str]]:
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-@pytest.mark.parametrize(
-    "document", [d for d in DOCUMENTS if blocks(d, "sh")], ids=lambda document: document.name
-)
+# Their commands train most often, a minute each.
+LONG = {"objectives.md", "training.md", "generation.md"}
+
+
+def with_commands() -> list[object]:
+    return [
+        pytest.param(
+            document, marks=[pytest.mark.slow] if document.name in LONG else [], id=document.name
+        )
+        for document in DOCUMENTS
+        if blocks(document, "sh")
+    ]
+
+
+@pytest.mark.parametrize("document", with_commands())
 def test_commands_run(
     document: Path, workplace: object, capsys: pytest.CaptureFixture[str]
 ) -> None:

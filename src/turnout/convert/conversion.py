@@ -1,4 +1,4 @@
-"""Both directions, streaming: beside the tensor in hand at most one other is in memory."""
+"""Both directions, streaming: in memory are the tensors of one rule and what becomes of them."""
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence

@@ -80,8 +80,7 @@ def parameters(config: ModelConfig) -> dict[str, Tensor]:
 
 
 def natives(foreign: Foreign, mapped: Mapped) -> Iterator[tuple[str, Tensor]]:
-    """Our tensors, in the order of the rules; beside one of them at most one of theirs is in
-    memory.
+    """Our tensors, in the order of the rules; no more than one rule's are in memory.
 
     Raises:
         UserError: a tensor that must be a copy is none.
