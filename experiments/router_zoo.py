@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 from experiments.cells import Result, by_arm, cells, machine, run, spread
 from turnout.config import io
@@ -150,8 +151,30 @@ def main(folder: Path, jobs: int, minutes: float) -> str:
             "",
             table(arms, found),
             "",
+            *_reading(found),
         ]
     )
+
+
+def _reading(found: Mapping[str, Sequence[Result]]) -> list[str]:
+    """How far the table can be trusted."""
+    apart = [max(r.loss for r in rs) - min(r.loss for r in rs) for rs in found.values()]
+    several = sorted(gap for gap, rs in zip(apart, found.values(), strict=True) if len(rs) > 1)
+    seconds = [result.seconds for results in found.values() for result in results]
+    lines = [
+        f"The longest cell took {max(seconds):.0f} seconds, the median {median(seconds):.0f}. Runs "
+        "this short rank what learns soonest, not what learns most.",
+        "",
+        "`label`, `sentence` and `task` send whole rows to their experts, of which a capacity of "
+        "1.25 times the mean keeps a part: they are made for rows of many sources, in groups of "
+        "many rows. `thor` computes every row twice.",
+    ]
+    if several:
+        lines[0] += (
+            f" Seeds of one arm lie {median(several):.3f} apart (median), at most "
+            f"{several[-1]:.3f}: differences of that size decide nothing."
+        )
+    return lines
 
 
 def _written(arm: Arm, name: str, folder: Path) -> str:
