@@ -37,7 +37,7 @@ from turnout.config.routers import (
 from turnout.config.train import RunConfig
 from turnout.conformance.examples import EXAMPLES
 
-PRESET, SEEDS, STEPS, ROWS = "switch_tiny", (1, 2, 3), 240, 4
+PRESET, SEEDS, STEPS, ROWS = "switch_tiny", (1, 2, 3), 160, 4
 COMMON = ("--train.dtype", "float32")
 FORMS: Mapping[str, RouterConfig] = EXAMPLES | {
     "hash, balanced": HashRouter("balanced"),
