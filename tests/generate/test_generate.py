@@ -156,16 +156,20 @@ def test_generation_drops_nothing_even_where_evaluation_may(family, group) -> No
     tight = replace(config.moe, eval_capacity_factor=0.25, min_capacity=1, group=group)
     model = build(replace(config, moe=tight))
     model.init_weights(0)
-    unrouted: list[int] = []
+    wanted: list[int] = []
+    served: list[int] = []
     for layer in model.sparse_layers().values():
-        layer.register_forward_hook(
-            lambda _, inputs, outputs: unrouted.append(int(outputs[1].unrouted.sum()))
+        layer.router.register_forward_hook(
+            lambda _, inputs, outputs: wanted.append(int(outputs[0].live.sum()))
+        )
+        layer.experts.register_forward_hook(
+            lambda _, inputs, rows: served.append(int(inputs[1][-1]))
         )
     generate(model, PROMPTS[:3], GenerateOptions(4))
-    assert len(unrouted) >= 4 and not any(unrouted)
+    assert len(served) >= 4 and wanted == served
     if group == RowsGroup():  # and without a cache the capacity holds
         model.eval()(batch_for(model.config, [16, 16], [16, 16]))
-        assert any(unrouted)
+        assert sum(served) < sum(wanted)
 
 
 @pytest.mark.parametrize("family", ["sparse_glam", "switch"])
@@ -176,11 +180,11 @@ def test_every_token_is_generated_under_the_label(family: str) -> None:
     model.init_weights(0)
     used: set[int] = set()
     for layer in model.sparse_layers().values():
-        layer.register_forward_hook(
-            lambda _, inputs, outputs: used.update(outputs[2].expert.unique().tolist())
+        layer.router.register_forward_hook(
+            lambda _, inputs, outputs: used.update(outputs[0].expert[outputs[0].live].tolist())
         )
     generate(model, PROMPTS[:3], GenerateOptions(4, label=2))
-    assert used - {-1} == {2}
+    assert used == {2}
     with pytest.raises(UserError, match="reads a label of each row"):
         generate(model, PROMPTS[:3], GenerateOptions(4))
     with pytest.raises(UserError, match="has label 3"):

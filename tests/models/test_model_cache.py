@@ -133,3 +133,17 @@ def test_encoder_streams_must_fit_the_family() -> None:
         ready(T5)(batch_of(decoder))
     with pytest.raises(UserError, match="has no encoder"):
         ready(MODERN)(batch_of(decoder, decoder))
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_nobody_s_statistics_cost_nothing_and_change_nothing(name: str, cached: bool) -> None:
+    model = ready(CASES[name])
+    batch = batch_for(CASES[name], [16, 9, 12], [11, 16, 3])
+    cache = model.empty_cache(3, 16) if cached else None
+    with torch.no_grad():
+        seen, unseen = (model(batch, cache=cache, observed=observed) for observed in (True, False))
+        asked = model(batch, routing=True, observed=False)
+    assert torch.equal(seen.hidden, unseen.hidden)
+    assert len(seen.layers) == len(model.sparse_layers()) and unseen.layers == ()
+    assert asked.routing is not None and len(asked.layers) == len(seen.layers)

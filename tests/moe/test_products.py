@@ -19,6 +19,7 @@ from turnout.moe.products import (
     kernel_rows,
     usable,
 )
+from turnout.nn import onednn
 
 COUNTS = {
     "even": [4, 4, 4, 4],
@@ -154,9 +155,16 @@ def test_operators_keep_torch_library_s_rules(backend):
     torch.library.opcheck(torch.ops.turnout.grouped_product.default, (*arguments, False, backend))
 
 
-def test_the_choice_gives_its_reason():
+def test_the_choice_gives_its_reason(monkeypatch):
     cpu = ProductShape(64, 4, 8, 16, torch.float32, "cpu")
     assert choose(cpu) == Choice("slices", "fastest measured on CPUs")
+    large = replace(cpu, d_in=256, d_out=128)  # 32,768 elements a matrix: the least
+    monkeypatch.setattr(onednn, "FASTER", True)
+    assert choose(large) == Choice("onednn", "fastest measured on this kind of processor")
+    for other in (cpu, replace(large, dtype=torch.float64), replace(large, d_in=255)):
+        assert choose(other).backend == "slices"
+    monkeypatch.setattr(onednn, "FASTER", False)
+    assert choose(large).backend == "slices"
     half = replace(cpu, dtype=torch.bfloat16)
     assert choose(half) == Choice("rounded", "fastest measured on CPUs in half precision")
     device = replace(cpu, device="cuda")
@@ -188,3 +196,23 @@ def test_a_backend_that_cannot_is_refused_in_one_line():
     rows, weight, offsets = problem(COUNTS["even"], torch.float32, 3)
     with pytest.raises(ConfigError, match=r"moe.product = 'grouped_mm'.*widths 3 and 16"):
         grouped_product(rows, weight, offsets, "grouped_mm")
+
+
+@pytest.mark.parametrize(
+    ("capability", "text", "faster"),
+    [
+        ("AVX512", "vendor_id : AuthenticAMD", True),
+        ("AVX512", "vendor_id : GenuineIntel", False),
+        ("AVX2", "vendor_id : AuthenticAMD", False),
+    ],
+)
+def test_which_processors_are_known_to_gain(tmp_path, capability, text, faster):
+    (tmp_path / "cpuinfo").write_text(text)
+    assert onednn.known_faster(capability, tmp_path / "cpuinfo") == faster
+    assert not onednn.known_faster(capability, tmp_path / "absent")
+
+
+def test_onednn_takes_float32_alone():
+    rows, weight, offsets = problem(COUNTS["even"], torch.bfloat16)
+    with pytest.raises(ConfigError, match=r"moe.product = 'onednn'.*torch.bfloat16"):
+        grouped_product(rows, weight, offsets, "onednn")

@@ -30,8 +30,8 @@ def generate(
 
     Prompts of any lengths go through together; each gets the tokens that it gets alone. The
     encoder runs once, and no token is read twice. The model is in evaluation mode meanwhile, and
-    in less than float32 its weights are cast once: give ``models.prepared(model)`` to cast them
-    once for many calls.
+    in less than float32 its weights are cast once; ``models.prepared(model)`` casts once for all
+    and packs matrices, for many calls or long texts.
 
     Args:
         ends: asked after every token of a row, with all its new tokens; True ends the row.
@@ -46,7 +46,8 @@ def generate(
     if options.num_beams > 1:
         check_prompts(model.config, prompts, options)
         with evaluating(model):
-            return beam_search(prepared(model), prompts, options, _never if ends is None else ends)
+            ready = prepared(model, pack=False)
+            return beam_search(ready, prompts, options, _never if ends is None else ends)
     written: list[list[int]] = [[] for _ in prompts]
     for step in stream(model, prompts, options, ends=ends):
         for tokens, token in zip(written, step, strict=True):
@@ -97,7 +98,7 @@ def _steps(
     written: list[list[int]] = [[] for _ in prompts]
     live = [True] * len(prompts)
     with evaluating(model):
-        tokens = _tokens(prepared(model), prompts, options, live)
+        tokens = _tokens(prepared(model, pack=False), prompts, options, live)
         for token in tokens:
             step: Step = [None] * len(prompts)
             for row, new in enumerate(token.tolist()):

@@ -22,7 +22,7 @@ def next_logits(
     model: Model, batch: Batch, cache: Cache, options: GenerateOptions, position: int
 ) -> tuple[Float[Tensor, "B V"], Cache]:
     """The adjusted logits of new token ``position`` of every row, and the cache to go on with."""
-    output = model(batch, cache=cache)
+    output = model(batch, cache=cache, observed=False)
     assert output.cache is not None
     logits = output.head.logits(output.hidden[:, -1])
     return adjusted(logits, output.cache, options, position), output.cache

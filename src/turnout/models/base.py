@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from turnout.config.errors import UserError
 from turnout.config.model import ModelConfig
@@ -31,6 +31,7 @@ class Model(nn.Module, ABC):
     Attributes:
         head: the output weights; None where they are those of the embedding.
         logits_scale: factor on the logits, beside that of a shared embedding.
+        packed_embedding: that of a shared embedding in ``prepared`` models.
     """
 
     config: ModelConfig
@@ -39,6 +40,7 @@ class Model(nn.Module, ABC):
     embedding: Embedding
     head: Linear | None
     logits_scale: float = 1.0
+    packed_embedding: Tensor | None = None
 
     @abstractmethod
     def forward(
@@ -48,13 +50,15 @@ class Model(nn.Module, ABC):
         cache: Cache | None = None,
         routing: bool = False,
         replay: RoutingRecord | None = None,
+        observed: bool = True,
     ) -> ModelOutput:
         """Hidden states of the decoder's tokens.
 
         With a ``cache`` the batch holds new tokens only, behind those the cache has seen; it is
         used up, and the output carries the one to go on with. ``routing`` asks for the decisions
         of the sparse layers; ``replay`` makes the layers take those of a record, with gradients
-        to the routers through the combine weights.
+        to the routers through the combine weights. Without ``observed`` the sparse layers report
+        nothing, which saves the time that it takes, unless ``routing`` asks for it.
 
         Raises:
             UserError: a cache with gradients on, without room, or with packed rows; an
@@ -97,7 +101,9 @@ class Model(nn.Module, ABC):
         """The head over the weights as they are now."""
         if self.head is not None:
             return Head(self.head.weight, self.logits_scale)
-        return Head(self.embedding.weight, self.deviations.shared_logits * self.logits_scale)
+        weight = self.packed_embedding
+        weight = self.embedding.weight if weight is None else weight
+        return Head(weight, self.deviations.shared_logits * self.logits_scale)
 
 
 def advance(cache: Cache | None, stream: Stream) -> Cache | None:

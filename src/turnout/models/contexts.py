@@ -112,23 +112,26 @@ class Contexts:
         """Groups as the sparse layers want them; rows where there are none."""
         return Contexts(ByRows() if moe is None else grouping(moe.group))
 
-    def context(self, stream: Stream, batch: Batch, cache: Cache | None = None) -> RoutingContext:
+    def context(
+        self, stream: Stream, batch: Batch, cache: Cache | None = None, *, observed: bool = True
+    ) -> RoutingContext:
         """The context of ``stream``; with a cache, of the last tokens that it counted in."""
         if cache is None:
-            return self.whole.context(stream, batch)
+            return replace(self.whole.context(stream, batch), observed=observed)
         context, new = self.steps.context(stream, batch), stream.ids.shape[1]
         return replace(
             context,
             partial=True,
             dropless=True,
+            observed=observed,
             position=cache.positions(new),
             previous_ids=cache.previous_ids(new),
         )
 
-    def alone(self, stream: Stream, batch: Batch) -> RoutingContext:
+    def alone(self, stream: Stream, batch: Batch, *, observed: bool = True) -> RoutingContext:
         """The context of whole rows, each by itself, as an encoder reads them once for a cache."""
         context, partial = self.steps.context(stream, batch), not self.whole.within_row
-        return replace(context, partial=partial, dropless=True)
+        return replace(context, partial=partial, dropless=True, observed=observed)
 
 
 def previous_ids(stream: Stream) -> Int[Tensor, "B S"]:

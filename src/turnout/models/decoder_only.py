@@ -47,6 +47,7 @@ class DecoderOnly(Model):
         cache: Cache | None = None,
         routing: bool = False,
         replay: RoutingRecord | None = None,
+        observed: bool = True,
     ) -> ModelOutput:
         if batch.encoder is not None:
             raise UserError(
@@ -54,7 +55,8 @@ class DecoderOnly(Model):
                 "use rows made for it, as every objective of a decoder_only run makes them"
             )
         cache = advance(cache, batch.decoder)
-        context = self.contexts.context(batch.decoder, batch, cache)
+        observed = observed or routing
+        context = self.contexts.context(batch.decoder, batch, cache, observed=observed)
         context = replayed(context, replay, self.decoder, cache is not None)
         hidden, layers, decisions = self.decoder(
             times(self.embedding(batch.decoder.ids), self.config.multipliers.embedding),
@@ -65,7 +67,7 @@ class DecoderOnly(Model):
         return ModelOutput(
             hidden=hidden,
             head=self.output_head(),
-            layers=layers,
+            layers=layers if observed else (),
             cache=cache,
             routing=record(layers, decisions, routing),
         )

@@ -53,14 +53,16 @@ class EncoderDecoder(Model):
         cache: Cache | None = None,
         routing: bool = False,
         replay: RoutingRecord | None = None,
+        observed: bool = True,
     ) -> ModelOutput:
         """As ``Model.forward``; the encoder runs unless the cache remembers what it said."""
+        observed = observed or routing
         cache = advance(cache, batch.decoder)
         if cache is None:
-            encoded, encoder_reports = self._encode(batch, replay)
+            encoded, encoder_reports = self._encode(batch, replay, observed)
         else:
-            cache, encoded, encoder_reports = self._remember(batch, cache)
-        context = self.contexts.context(batch.decoder, batch, cache)
+            cache, encoded, encoder_reports = self._remember(batch, cache, observed)
+        context = self.contexts.context(batch.decoder, batch, cache, observed=observed)
         context = replayed(context, replay, self.decoder, cache is not None)
         hidden, layers, decisions = self.decoder(
             self.embedding(batch.decoder.ids),
@@ -73,24 +75,29 @@ class EncoderDecoder(Model):
         return ModelOutput(
             hidden=hidden,
             head=self.output_head(),
-            layers=layers,
+            layers=layers if observed else (),
             cache=cache,
             routing=record(layers, encoder_reports[1] + decisions, routing),
         )
 
-    def _encode(self, batch: Batch, replay: RoutingRecord | None) -> tuple[Encoded, Reports]:
+    def _encode(
+        self, batch: Batch, replay: RoutingRecord | None, observed: bool
+    ) -> tuple[Encoded, Reports]:
         stream = _encoder_stream(batch)
-        context = replayed(self.contexts.context(stream, batch), replay, self.encoder, False)
+        context = self.contexts.context(stream, batch, observed=observed)
+        context = replayed(context, replay, self.encoder, False)
         states, layers, decisions = self.encoder(self.embedding(stream.ids), stream, context)
         allowed = attention_mask(batch.decoder.segment, stream.segment, stream.mask, causal=False)
         return Encoded(allowed, states), (layers, decisions)
 
-    def _remember(self, batch: Batch, cache: Cache) -> tuple[Cache, Encoded, Reports]:
+    def _remember(
+        self, batch: Batch, cache: Cache, observed: bool
+    ) -> tuple[Cache, Encoded, Reports]:
         reports: Reports = ((), ())
         if cache.memory is None:
             stream = _encoder_stream(batch)
             refuse_packed(stream)
-            context = self.contexts.alone(stream, batch)
+            context = self.contexts.alone(stream, batch, observed=observed)
             states, *found = self.encoder(self.embedding(stream.ids), stream, context)
             reports = (found[0], found[1])
             cache = replace(cache, memory=self.decoder.remember(states, stream.mask))

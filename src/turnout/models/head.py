@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from turnout.nn.linear import linear
+
 CHUNK_ELEMENTS = 1 << 23  # logits of a chunk: 32 MiB in float32
 
 
@@ -35,7 +37,8 @@ class Head:
     """A view of the output weights; ``scale`` multiplies the hidden states before them.
 
     T5 1.0 shares the weights with the embedding and scales by d_model^-0.5. The product has the
-    dtype of the hidden states, everything after it is float32.
+    dtype of the hidden states, everything after it is float32. The weight of a prepared model is
+    packed, and makes logits alone.
     """
 
     weight: Float[Tensor, "V D"]
@@ -43,7 +46,7 @@ class Head:
 
     def logits(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """Float32 logits; for a few positions, since the vocabulary is wide."""
-        return F.linear(hidden * self.scale, self.weight.to(hidden.dtype)).float()
+        return linear(hidden * self.scale, self.weight).float()
 
     def cross_entropy(
         self,

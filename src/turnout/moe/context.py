@@ -16,7 +16,7 @@ from turnout.moe.stats import LayerDecision
 from turnout.pytree import pytree
 
 
-@pytree(static=("num_groups", "groups_per_block", "partial", "dropless"))
+@pytree(static=("num_groups", "groups_per_block", "partial", "dropless", "observed"))
 @dataclass(frozen=True)
 class RoutingContext:
     """Everything about the tokens of one stack that routing may depend on.
@@ -40,6 +40,7 @@ class RoutingContext:
         partial: the groups continue outside these tokens, as under a KV cache: no router can
             decide over a whole group.
         dropless: no capacity applies, as in generation, and always where groups are partial.
+        observed: whether anybody reads the statistics and decisions; else they come empty.
     """
 
     mask: Bool[Tensor, "B S"]
@@ -56,6 +57,7 @@ class RoutingContext:
     chosen: LayerDecision | None = None
     partial: bool = False
     dropless: bool = False
+    observed: bool = True
 
     @staticmethod
     def of(mask: Bool[Tensor, "B S"], step: int = 0) -> "RoutingContext":

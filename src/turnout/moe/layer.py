@@ -117,7 +117,8 @@ class MoELayer(nn.Module):
             context: mask, groups and keys of these tokens.
 
         Returns:
-            The output (no residual in it), the layer's sums, and its decisions.
+            The output (no residual in it), the layer's sums, and its decisions; these two empty
+            unless ``context.observed``.
         """
         if context.replay is not None:
             context = replace(context, replay=None, chosen=context.replay.get(self.name))
@@ -131,6 +132,9 @@ class MoELayer(nn.Module):
         y = y.view(*x.shape[:2], y.shape[1])
         if self.shared is not None:
             y = y + self.shared(torch.where(context.mask.unsqueeze(-1), x, 0.0))
+        if not context.observed:
+            stats = LayerStats.unobserved(self.name, self.stack, router_stats)
+            return y, stats, LayerDecision.unobserved(x.device)
         return (
             y,
             self._stats(router_stats, granted, context),

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from turnout.config.errors import ConfigError
 from turnout.config.moe import ProductName
+from turnout.nn import onednn
 
 
 def grouped_product(
@@ -96,12 +97,16 @@ class Choice:
 def choose(shape: ProductShape) -> Choice:
     """The backend for a shape, by static facts alone; docs/results/products.md has the times.
 
-    On CPUs ``slices`` is level with ``grouped_mm`` in float32. In bfloat16 and float16 every new
-    number of rows makes oneDNN compile a kernel, and keep up to 1,024 of them: ``rounded`` meets
-    few numbers, in two to three times less time and without the memory.
+    On CPUs ``slices`` is level with ``grouped_mm`` in float32, and ``onednn`` takes half their time
+    where ``nn.onednn`` says so. In bfloat16 and float16 every new number of rows makes oneDNN
+    compile a kernel, and keep up to 1,024 of them: ``rounded`` meets few numbers, in two to three
+    times less time and without the memory.
     """
     if shape.device == "cpu" and shape.dtype in (torch.bfloat16, torch.float16):
         return Choice("rounded", "fastest measured on CPUs in half precision")
+    large = shape.d_in * shape.d_out >= onednn.SMALL
+    if onednn.FASTER and large and usable("onednn", shape):
+        return Choice("onednn", "fastest measured on this kind of processor")
     if shape.device == "cpu":
         return Choice("slices", "fastest measured on CPUs")
     if not usable("grouped_mm", shape):
@@ -111,6 +116,8 @@ def choose(shape: ProductShape) -> Choice:
 
 def usable(backend: ProductName, shape: ProductShape) -> bool:
     """Whether the backend accepts a shape at all."""
+    if backend == "onednn":
+        return onednn.available() and shape.device == "cpu" and shape.dtype == torch.float32
     if backend != "grouped_mm":
         return True
     # F.grouped_mm wants rows of whole 16 bytes, forward and backward, and no float64.
@@ -183,18 +190,46 @@ def _rounded_slices(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     return out
 
 
-def _rounded_outer(rows: Tensor, grad: Tensor, offsets: Tensor) -> Tensor:
+def _onednn(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+    total = rows.shape[0]
+    out = rows.new_empty(total, weight.shape[2])
+    start = 0
+    for matrix, end in zip(weight.unbind(0), _ends(offsets), strict=True):
+        if end > start:
+            size = _rounded(end - start, total)
+            if start + size > total:
+                window = _window(rows, start, end, size)
+            else:
+                window = rows[start : start + size]
+            out[start:end] = onednn.product(window, matrix)[: end - start]
+        start = end
+    out[start:].zero_()
+    return out
+
+
+Into = Callable[[Tensor, Tensor, Tensor], object]  # the product of two, written into the third
+
+
+def _windows_outer(rows: Tensor, grad: Tensor, offsets: Tensor, into: Into) -> Tensor:
     out = rows.new_empty(offsets.shape[0], rows.shape[1], grad.shape[1])
     start = 0
     for matrix, end in zip(out.unbind(0), _ends(offsets), strict=True):
         size = _rounded(end - start, rows.shape[0])
         if end > start:
             left, right = (_window(each, start, end, size) for each in (rows, grad))
-            torch.mm(left.t(), right, out=matrix)
+            into(left.t(), right, matrix)
         else:
             matrix.zero_()
         start = end
     return out
+
+
+def _rounded_outer(rows: Tensor, grad: Tensor, offsets: Tensor) -> Tensor:
+    return _windows_outer(rows, grad, offsets, lambda a, b, out: torch.mm(a, b, out=out))
+
+
+def _onednn_outer(rows: Tensor, grad: Tensor, offsets: Tensor) -> Tensor:
+    return _windows_outer(rows, grad, offsets, lambda a, b, out: out.copy_(onednn.product(a, b)))
 
 
 def _grouped_mm(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
@@ -254,6 +289,7 @@ class Backend:
 BACKENDS: dict[ProductName, Backend] = {
     "slices": Backend(_slices, _slices_outer),
     "rounded": Backend(_rounded_slices, _rounded_outer),
+    "onednn": Backend(_onednn, _onednn_outer),
     "grouped_mm": Backend(_grouped_mm, _grouped_mm_outer),
     "padded_bmm": Backend(_padded_bmm, _padded_bmm_outer),
 }

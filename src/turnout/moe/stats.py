@@ -40,6 +40,13 @@ class RouterStats:
     entropy: Float[Tensor, " G"]
     top_probability: Float[Tensor, " G"]
 
+    @staticmethod
+    def unobserved(device: torch.device) -> "RouterStats":
+        """Sums over no groups and no experts, where nobody reads any."""
+        table = torch.empty((0, 0), device=device)
+        row, counts = table.flatten(), table.long()
+        return RouterStats(counts.flatten(), counts, counts, table, table, table, row, row, row)
+
 
 @pytree(static=("name", "stack", "choices", "active"))
 @dataclass(frozen=True)
@@ -66,6 +73,11 @@ class LayerStats:
     unrouted: Int[Tensor, " G"]
     extra: Float[Tensor, " G"]
 
+    @staticmethod
+    def unobserved(name: str, stack: str, router: RouterStats) -> "LayerStats":
+        """Sums over no groups and no experts, where nobody reads any."""
+        return LayerStats(name, stack, 0, 0, router, router.assigned, router.tokens, router.z)
+
 
 @pytree()
 @dataclass(frozen=True)
@@ -87,6 +99,13 @@ class LayerDecision:
     live: Bool[Tensor, "B S K"]
     weight: Float[Tensor, "B S K"]
     log_probability: Float[Tensor, "B S K"]
+
+    @staticmethod
+    def unobserved(device: torch.device) -> "LayerDecision":
+        """Decisions of no tokens, where nobody reads any."""
+        weight = torch.empty((0, 0, 0), device=device)
+        expert = weight.long()
+        return LayerDecision(expert, expert, weight.bool(), weight, weight)
 
     @staticmethod
     def of(expert: Int[Tensor, "B S K"]) -> "LayerDecision":

@@ -3,13 +3,13 @@
 from typing import Protocol, final, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.nn.activations import activate
 from turnout.nn.init import matrix_normal_
+from turnout.nn.linear import linear
 
 
 @final
@@ -45,13 +45,13 @@ class FeedForward(nn.Module):
     def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
         x_gate = None
         if self.w_gate is not None:
-            x_gate = F.linear(x, self.w_gate.to(x.dtype), _cast(self.b_gate, x.dtype))
-        x_in = F.linear(x, self.w_in.to(x.dtype), _cast(self.b_in, x.dtype))
+            x_gate = linear(x, self.w_gate, self.b_gate)
+        x_in = linear(x, self.w_in, self.b_in)
         hidden = activate(self.config.activation, x_in, x_gate)
         if self.hidden_bias is not None:
             hidden = apply_hidden_bias(hidden, self.hidden_bias.to(x.dtype), self.config)
         hidden = self.dropout(hidden)
-        return F.linear(hidden, self.w_out.to(x.dtype), _cast(self.b_out, x.dtype))
+        return linear(hidden, self.w_out, self.b_out)
 
 
 @runtime_checkable
@@ -92,7 +92,3 @@ def apply_hidden_bias(
 
 def _vector(size: int | None) -> nn.Parameter | None:
     return None if size is None else nn.Parameter(torch.empty(size))
-
-
-def _cast(bias: nn.Parameter | None, dtype: torch.dtype) -> Tensor | None:
-    return None if bias is None else bias.to(dtype)

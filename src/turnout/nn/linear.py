@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from turnout.nn import onednn
+
 
 @final
 class Linear(nn.Module):
@@ -24,5 +26,17 @@ class Linear(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        return linear(x, self.weight, self.bias)
+
+
+def linear(
+    x: Float[Tensor, "*N I"],
+    weight: Float[Tensor, "O I"],
+    bias: Float[Tensor, " O"] | None = None,
+) -> Float[Tensor, "*N O"]:
+    """``x W^T + b``; weight and bias are cast to the dtype of ``x``, unless the weight is packed
+    (``models.prepared``) and has it already."""
+    cast = None if bias is None else bias.to(x.dtype)
+    if weight.is_mkldnn:
+        return onednn.linear(x, weight, cast)
+    return F.linear(x, weight.to(x.dtype), cast)

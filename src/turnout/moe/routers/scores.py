@@ -85,6 +85,8 @@ def router_stats(
     load: Float[Tensor, "T E"] | None = None,
 ) -> RouterStats:
     """Sums over the real tokens of each group, of a router that is a softmax over logits."""
+    if not context.observed:
+        return RouterStats.unobserved(logits.device)
     probability = log_probability.exp()
     return token_sums(
         assignment,
@@ -106,6 +108,8 @@ def token_sums(
     load: Float[Tensor, "T E"] | None = None,
 ) -> RouterStats:
     """Sums over the real tokens of each group; padding adds nothing, not even a rounding."""
+    if not context.observed:
+        return RouterStats.unobserved(z.device)
     groups, experts = context.num_groups, probability.shape[1]
     group = context.group.flatten()
     mask = context.mask.flatten()

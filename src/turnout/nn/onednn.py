@@ -1,0 +1,65 @@
+"""Products of matrices by oneDNN where PyTorch's own choice is slower.
+
+PyTorch gives float32 products to MKL, which keeps its AVX-512 kernels for Intel's processors; on
+others it has half the rate or less (docs/results/products.md). oneDNN, which PyTorch carries for
+other types, asks what the processor can do. And few rows are read against a matrix more than twice
+as fast where it lies as oneDNN wants it (docs/results/generation.md).
+
+Axes: N rows, D inner width, F outer width.
+"""
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+SMALL = 1 << 15  # elements of a matrix below which a call costs more than it saves
+PACKED = frozenset({torch.float32, torch.bfloat16})
+
+
+def available() -> bool:
+    """Whether this build of PyTorch has the operators."""
+    return hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def product(left: Float[Tensor, "N D"], right: Float[Tensor, "D F"]) -> Float[Tensor, "N F"]:
+    """``left @ right``, float32 on a CPU, of any strides; without gradients.
+
+    Every new N makes oneDNN compile a kernel, of which it keeps 1,024: give it few.
+    """
+    return linear(left, right.t())
+
+
+def linear(
+    x: Float[Tensor, "*N D"],
+    weight: Float[Tensor, "F D"],
+    bias: Float[Tensor, " F"] | None = None,
+) -> Float[Tensor, "*N F"]:
+    """``x @ weight.T + bias``, as ``product``; the weight may be ``packed``."""
+    found = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return cast(Tensor, found)
+
+
+def packs(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether ``packed`` pays for a weight in this dtype: on a CPU with AVX-512, unless small."""
+    able = WIDE and weight.device.type == "cpu" and not weight.is_mkldnn
+    return able and dtype in PACKED and weight.numel() >= SMALL
+
+
+def packed(weight: Float[Tensor, "F D"]) -> Float[Tensor, "F D"]:
+    """A copy as ``linear`` reads it fastest, in a layout that only oneDNN understands."""
+    found = torch.ops.mkldnn._reorder_linear_weight(weight)
+    return cast(Tensor, found)
+
+
+def known_faster(capability: str, cpuinfo: Path) -> bool:
+    """Whether they are known to be faster: with AVX-512 on a processor that says it is no Intel."""
+    if not available() or capability != "AVX512" or not cpuinfo.is_file():
+        return False
+    return "GenuineIntel" not in cpuinfo.read_text(errors="replace")
+
+
+WIDE = available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+FASTER = known_faster(torch.backends.cpu.get_cpu_capability(), Path("/proc/cpuinfo"))
