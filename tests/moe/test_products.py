@@ -72,8 +72,12 @@ def test_linear_is_the_product_with_transposed_matrices(backend, case):
     torch.testing.assert_close(linear_grad.transpose(1, 2), grad, rtol=0, atol=1e-4)
 
 
-def test_rows_for_a_kernel():
-    """128 to 256 rows: eight sizes, multiples of 16; float32 and other devices as they are."""
+def test_rows_for_a_kernel(monkeypatch):
+    """128 to 256 rows: eight sizes, multiples of 16; other devices as they are, and float32 unless
+    oneDNN computes it."""
+    monkeypatch.setattr(onednn, "FASTER", True)
+    assert kernel_rows(130, torch.float32, "cpu") == 144
+    monkeypatch.setattr(onednn, "FASTER", False)
     assert kernel_rows(130, torch.bfloat16, "cpu") == 144
     assert kernel_rows(3, torch.bfloat16, "cpu") == 8
     assert kernel_rows(130, torch.float32, "cpu") == 130
@@ -216,3 +220,18 @@ def test_onednn_takes_float32_alone():
     rows, weight, offsets = problem(COUNTS["even"], torch.bfloat16)
     with pytest.raises(ConfigError, match=r"moe.product = 'onednn'.*torch.bfloat16"):
         grouped_product(rows, weight, offsets, "onednn")
+
+
+@pytest.mark.parametrize("faster", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fastest_product_is_the_product(monkeypatch, faster, dtype):
+    monkeypatch.setattr(onednn, "FASTER", faster)
+    monkeypatch.setattr(onednn, "SMALL", 0)
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(n, m, generator=generator).to(dtype) for n, m in ((5, 8), (6, 8)))
+    expected = left.double() @ right.t().double()
+    close = {"rtol": 0, "atol": 1e-5 if dtype == torch.float32 else 0.05}
+    torch.testing.assert_close(onednn.fastest(left, right.t()).double(), expected, **close)
+    for out in (torch.empty(5, 6, dtype=dtype), torch.empty(5, 6, dtype=torch.float64)):
+        onednn.fastest_into(left, right.t(), out)
+        torch.testing.assert_close(out.double(), expected, **close)

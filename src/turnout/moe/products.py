@@ -104,8 +104,7 @@ def choose(shape: ProductShape) -> Choice:
     """
     if shape.device == "cpu" and shape.dtype in (torch.bfloat16, torch.float16):
         return Choice("rounded", "fastest measured on CPUs in half precision")
-    large = shape.d_in * shape.d_out >= onednn.SMALL
-    if onednn.FASTER and large and usable("onednn", shape):
+    if onednn.takes(shape.dtype, shape.device, shape.d_in * shape.d_out):
         return Choice("onednn", "fastest measured on this kind of processor")
     if shape.device == "cpu":
         return Choice("slices", "fastest measured on CPUs")
@@ -162,6 +161,7 @@ def _rounded(rows: int, most: int) -> int:
 def kernel_rows(rows: int, dtype: torch.dtype, device: str) -> int:
     """Rows to give a dense product so that its kernel is met again: see ``choose``."""
     rounds = device == "cpu" and dtype in (torch.bfloat16, torch.float16)
+    rounds = rounds or onednn.takes(dtype, device, onednn.SMALL)
     return _rounded(rows, 2 * rows + 8) if rounds else rows
 
 

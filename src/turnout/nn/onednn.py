@@ -42,6 +42,30 @@ def linear(
     return cast(Tensor, found)
 
 
+def takes(dtype: torch.dtype, device: str, elements: int) -> bool:
+    """Whether ``product`` is the faster one for a matrix of so many elements."""
+    return FASTER and dtype == torch.float32 and device == "cpu" and elements >= SMALL
+
+
+def fastest(left: Float[Tensor, "N D"], right: Float[Tensor, "D F"]) -> Float[Tensor, "N F"]:
+    """``left @ right`` by whichever library is faster; without gradients."""
+    if takes(left.dtype, left.device.type, right.numel()):
+        return product(left, right)
+    return left @ right
+
+
+def fastest_into(
+    left: Float[Tensor, "N D"], right: Float[Tensor, "D F"], out: Float[Tensor, "N F"]
+) -> None:
+    """Writes ``left @ right`` into ``out``, whose dtype may be another."""
+    if takes(left.dtype, left.device.type, out.numel()):
+        out.copy_(product(left, right))
+    elif out.dtype == left.dtype:
+        torch.mm(left, right, out=out)
+    else:
+        out.copy_(left @ right)
+
+
 def packs(weight: Tensor, dtype: torch.dtype) -> bool:
     """Whether ``packed`` pays for a weight in this dtype: on a CPU with AVX-512, unless small."""
     able = WIDE and weight.device.type == "cpu" and not weight.is_mkldnn

@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from turnout.integrations.transformers.layout import Activation, Layout
 from turnout.integrations.transformers.order import Order
 from turnout.moe.products import kernel_rows
+from turnout.nn import onednn
 
 
 def in_turn(
@@ -176,10 +177,7 @@ class Back:
         if into is None:
             return
         left, right = (rows, grad) if self.form.transposed else (grad, rows)
-        if into.dtype == left.dtype:
-            torch.mm(left.t(), right, out=into[turn.expert])
-        else:
-            into[turn.expert] = torch.mm(left.t(), right)
+        onednn.fastest_into(left.t(), right, into[turn.expert])
 
     def _bias(self, into: Tensor | None, turn: Turn, grad: Tensor) -> None:
         if into is not None:
@@ -217,10 +215,10 @@ def _times(
     rows: Tensor, matrix: Tensor, form: Form, bias: Tensor | None, turn: Turn
 ) -> Float[Tensor, "M _"]:
     matrix = matrix.to(form.dtype)
-    out = rows @ (matrix if form.transposed else matrix.t())
+    out = onednn.fastest(rows, matrix if form.transposed else matrix.t())
     return out if bias is None else out.add_(bias[turn.expert].to(form.dtype))
 
 
 def _back_times(grad: Tensor, matrix: Tensor, form: Form) -> Float[Tensor, "M _"]:
     matrix = matrix.to(form.dtype)
-    return grad @ (matrix.t() if form.transposed else matrix)
+    return onednn.fastest(grad, matrix.t() if form.transposed else matrix)
