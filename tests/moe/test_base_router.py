@@ -1,7 +1,5 @@
 """BASE layers: the assignment against scipy's optimum, its loads, and the router around it."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -10,10 +8,9 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from tests.moe.cases import full_mask, hidden, ragged_context, small_layer
-from turnout.config.errors import UserError
 from turnout.config.moe import DocumentGroup, RowsGroup
 from turnout.config.routers import BaseRouter
-from turnout.moe import LayerDecision, RouterShape, RoutingContext, build_router
+from turnout.moe import RouterShape, RoutingContext, build_router
 from turnout.moe import auction as auction_module
 from turnout.moe.auction import INCREMENTS, Bids, Market, balanced_assignment
 from turnout.moe.chains import even_out
@@ -223,23 +220,6 @@ def test_it_starts_orthogonal_and_from_its_generator():
         if seed == 1:
             first = weight
     assert torch.equal(weight, first)
-
-
-def test_a_record_is_replayed_and_a_part_of_a_group_refused():
-    layer = small_layer(BaseRouter()).train()
-    x, context = hidden(3, 8), ragged_context(3, 8)
-    y, _, decision = layer(x, context)
-    other = torch.where(decision.expert >= 0, (decision.expert + 1) % 4, -1)
-    for experts in (decision.expert, other):
-        replayed = layer(x, replace(context, replay={"moe": LayerDecision.of(experts)}))
-        assert torch.equal(replayed[2].expert, experts)
-    assert torch.equal(
-        layer(x, replace(context, replay={"moe": LayerDecision.of(decision.expert)}))[0], y
-    )
-    partial = replace(context, partial=True)
-    with pytest.raises(UserError, match=r"moe.router.kind = 'base': .* in parts"):
-        layer(x, partial)
-    layer.eval()(x, partial)  # each token by itself
 
 
 @pytest.mark.parametrize("group", [RowsGroup(1), RowsGroup(2), DocumentGroup()])

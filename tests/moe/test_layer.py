@@ -6,12 +6,19 @@ import pytest
 import torch
 
 from tests.moe.cases import ROUTERS, full_mask, hidden, ragged_context, small_layer, told
-from turnout.config.errors import ConfigError
+from turnout.config.errors import ConfigError, UserError
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.moe import DocumentGroup, MoEConfig, RowsGroup
-from turnout.config.routers import NoTokenLeftBehindRouter, SwitchRouter, TopKRouter
+from turnout.config.routers import (
+    BaseRouter,
+    NoTokenLeftBehindRouter,
+    SinkhornRouter,
+    SwitchRouter,
+    TopKRouter,
+)
 from turnout.moe import RoutingContext, build_layer
 from turnout.moe.dispatch import EinsumDispatcher
+from turnout.moe.stats import LayerDecision
 
 # priority, choices, training factor, evaluation factor -> causal. Dropless layers never drop, so
 # order does not matter; with a capacity only token order serves tokens in time, except that with
@@ -214,3 +221,21 @@ def test_a_group_without_tokens_is_refused():
     shape = {"d_model": 8, "feed_forward": FeedForwardConfig(8)}
     with pytest.raises(ConfigError, match="group_tokens = 0: must be at least 1"):
         build_layer(MoEConfig(4), group_tokens=0, **shape)
+
+
+@pytest.mark.parametrize("router", [BaseRouter(), SinkhornRouter()], ids=lambda router: router.kind)
+def test_assignment_of_a_whole_group_is_replayed_and_refuses_a_part(router):
+    layer = small_layer(router).train()
+    x, context = hidden(3, 8), ragged_context(3, 8)
+    y, _, decision = layer(x, context)
+    other = torch.where(decision.expert >= 0, (decision.expert + 1) % 4, -1)
+    for experts in (decision.expert, other):
+        replayed = layer(x, replace(context, replay={"moe": LayerDecision.of(experts)}))
+        assert torch.equal(replayed[2].expert, experts)
+    assert torch.equal(
+        layer(x, replace(context, replay={"moe": LayerDecision.of(decision.expert)}))[0], y
+    )
+    partial = replace(context, partial=True)
+    with pytest.raises(UserError, match=rf"moe.router.kind = '{router.kind}': .* in parts"):
+        layer(x, partial)
+    layer.eval()(x, partial)  # each token by itself

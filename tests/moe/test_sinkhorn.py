@@ -1,7 +1,6 @@
 """Sinkhorn routing: marginals, fixed points by hand, hostile logits, and the router around it."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.moe.cases import full_mask, hidden, ragged_context, small_layer
-from turnout.config.errors import ConfigError, UserError
+from turnout.config.errors import ConfigError
 from turnout.config.routers import SinkhornRouter
-from turnout.moe import LayerDecision, RouterShape, RoutingContext, build_router
+from turnout.moe import RouterShape, RoutingContext, build_router
 from turnout.moe.transport import sinkhorn
 
 
@@ -139,23 +138,6 @@ def test_the_weight_is_the_probability_of_the_expert():
     assert assignment.weight.tolist() == pytest.approx([0.268941, 0.880797], rel=1e-5)
     assert stats.probability[0].tolist() == pytest.approx([0.731059 + 0.880797, 0.388144], rel=1e-5)
     assert router.eval()(x, context)[0].expert.tolist() == [0, 0]
-
-
-def test_a_record_is_replayed_and_a_part_of_a_group_refused():
-    layer = small_layer(SinkhornRouter()).train()
-    x, context = hidden(3, 8), ragged_context(3, 8)
-    y, _, decision = layer(x, context)
-    other = torch.where(decision.expert >= 0, (decision.expert + 1) % 4, -1)
-    for experts in (decision.expert, other):
-        replayed = layer(x, replace(context, replay={"moe": LayerDecision.of(experts)}))
-        assert torch.equal(replayed[2].expert, experts)
-    assert torch.equal(
-        layer(x, replace(context, replay={"moe": LayerDecision.of(decision.expert)}))[0], y
-    )
-    partial = replace(context, partial=True)
-    with pytest.raises(UserError, match=r"moe.router.kind = 'sinkhorn': .* in parts"):
-        layer(x, partial)
-    layer.eval()(x, partial)  # each token by itself
 
 
 def test_the_operator_keeps_torch_library_s_rules():
