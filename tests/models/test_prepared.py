@@ -138,3 +138,12 @@ def test_small_matrices_and_other_dtypes_stay() -> None:
     assert onednn.packs(large, torch.float32) == onednn.WIDE
     assert not onednn.packs(small, torch.float32)
     assert not onednn.packs(large, torch.float64) and not onednn.packs(large, torch.float16)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 17), (37,), (2, 64), (0,), (2, 0)])
+def test_any_number_of_rows(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(*shape, 8, generator=generator)
+    weight, bias = torch.randn(6, 8, generator=generator), torch.randn(6, generator=generator)
+    found = onednn.packed_linear(x, onednn.packed(weight), bias)
+    torch.testing.assert_close(found, x @ weight.t() + bias, rtol=1e-5, atol=1e-5)

@@ -153,9 +153,7 @@ def _slices_outer(rows: Tensor, grad: Tensor, offsets: Tensor) -> Tensor:
 
 
 def _rounded(rows: int, most: int) -> int:
-    """Rows of a kernel for so many: eight sizes an octave, multiples of 8, at most ``most``."""
-    step = max(8, 1 << max(rows.bit_length() - 4, 0))
-    return min(-(-rows // step) * step, most)
+    return min(onednn.kernel_size(rows), most)
 
 
 def kernel_rows(rows: int, dtype: torch.dtype, device: str) -> int:

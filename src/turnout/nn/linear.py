@@ -38,5 +38,5 @@ def linear(
     (``models.prepared``) and has it already."""
     cast = None if bias is None else bias.to(x.dtype)
     if weight.is_mkldnn:
-        return onednn.linear(x, weight, cast)
+        return onednn.packed_linear(x, weight, cast)
     return F.linear(x, weight.to(x.dtype), cast)

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 SMALL = 1 << 15  # elements of a matrix below which a call costs more than it saves
+FEW = 16  # rows, as in a step of generation, whose kernels are met again and again
 PACKED = frozenset({torch.float32, torch.bfloat16})
 
 
@@ -37,9 +39,15 @@ def linear(
     weight: Float[Tensor, "F D"],
     bias: Float[Tensor, " F"] | None = None,
 ) -> Float[Tensor, "*N F"]:
-    """``x @ weight.T + bias``, as ``product``; the weight may be ``packed``."""
+    """``x @ weight.T + bias``, as ``product``."""
     found = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return cast(Tensor, found)
+
+
+def kernel_size(rows: int) -> int:
+    """Rows of a kernel for so many: eight sizes an octave, multiples of 8."""
+    step = max(8, 1 << max(rows.bit_length() - 4, 0))
+    return -(-rows // step) * step
 
 
 def takes(dtype: torch.dtype, device: str, elements: int) -> bool:
@@ -76,6 +84,18 @@ def packed(weight: Float[Tensor, "F D"]) -> Float[Tensor, "F D"]:
     """A copy as ``linear`` reads it fastest, in a layout that only oneDNN understands."""
     found = torch.ops.mkldnn._reorder_linear_weight(weight)
     return cast(Tensor, found)
+
+
+def packed_linear(
+    x: Float[Tensor, "*N D"], weight: Float[Tensor, "F D"], bias: Float[Tensor, " F"] | None
+) -> Float[Tensor, "*N F"]:
+    """``x @ weight.T + bias`` of a ``packed`` weight, for any numbers of rows."""
+    rows = x.flatten(0, -2)
+    size = kernel_size(len(rows))
+    if len(rows) <= FEW or size == len(rows):
+        return linear(x, weight, bias)
+    grown = linear(F.pad(rows, (0, 0, 0, size - len(rows))), weight, bias)
+    return grown[: len(rows)].view(*x.shape[:-1], -1)
 
 
 def known_faster(capability: str, cpuinfo: Path) -> bool:
