@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from turnout.nn import onednn
 from turnout.nn.linear import linear
 
 CHUNK_ELEMENTS = 1 << 23  # logits of a chunk: 32 MiB in float32
@@ -112,7 +113,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         nats = torch.zeros((), dtype=torch.float32, device=rows.device)
         squares = torch.zeros_like(nats)
         for part in _chunks(rows.shape[0], weight.shape[0]):
-            logits = F.linear(rows[part], cast).float()
+            logits = onednn.fastest(rows[part], cast.t()).float()
             lse = logits.logsumexp(-1)
             target = logits.gather(1, targets[part].unsqueeze(1)).squeeze(1)
             nats = nats + torch.where(mask[part], lse - target, 0.0).sum()
@@ -131,14 +132,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         rows_grad = torch.empty_like(rows)
         weight_grad = torch.zeros_like(weight)
         for part in _chunks(rows.shape[0], weight.shape[0]):
-            logits = F.linear(rows[part], cast).float()
+            logits = onednn.fastest(rows[part], cast.t()).float()
             lse = logits.logsumexp(-1, keepdim=True)
             factor = nats_up + 2.0 * squares_up * lse if ctx.z else nats_up.expand_as(lse)
             grad = logits.sub_(lse).exp_().mul_(factor)
             grad.scatter_add_(1, targets[part].unsqueeze(1), -nats_up.expand_as(lse))
             grad = grad.masked_fill_(~mask[part].unsqueeze(1), 0.0).to(rows.dtype)
-            rows_grad[part] = grad @ cast
-            weight_grad += grad.t() @ rows[part]
+            rows_grad[part] = onednn.fastest(grad, cast)
+            weight_grad += onednn.fastest(grad.t(), rows[part])
         return rows_grad, weight_grad, None, None, None
 
 

@@ -1,11 +1,15 @@
-"""A linear map: float32 weights, computed in the dtype of its input."""
+"""A linear map: float32 weights, computed in the dtype of its input.
 
-from typing import final
+Axes: N rows, I inputs, O outputs.
+"""
+
+from typing import Any, cast, final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.flop_counter import register_flop_formula
 
 from turnout.nn import onednn
 
@@ -34,9 +38,51 @@ def linear(
     weight: Float[Tensor, "O I"],
     bias: Float[Tensor, " O"] | None = None,
 ) -> Float[Tensor, "*N O"]:
-    """``x W^T + b``; weight and bias are cast to the dtype of ``x``, unless the weight is packed
-    (``models.prepared``) and has it already."""
-    cast = None if bias is None else bias.to(x.dtype)
+    """``x W^T + b`` by the faster library; weight and bias are cast to the dtype of ``x``, unless
+    the weight is packed (``models.prepared``) and has it already."""
+    added = None if bias is None else bias.to(x.dtype)
     if weight.is_mkldnn:
-        return onednn.packed_linear(x, weight, cast)
-    return F.linear(x, weight.to(x.dtype), cast)
+        return onednn.packed_linear(x, weight, added)
+    matrix = weight.to(x.dtype)
+    if not onednn.takes(x.dtype, x.device.type, weight.numel(), rows=x.numel() // x.shape[-1]):
+        return F.linear(x, matrix, added)
+    product = cast(Tensor, torch.ops.turnout.linear(x, matrix))
+    return product if added is None else product + added
+
+
+@torch.library.custom_op(
+    "turnout::linear", mutates_args=(), schema="(Tensor x, Tensor weight) -> Tensor"
+)
+def _linear_op(x, weight):  # type: ignore[no-untyped-def]
+    return onednn.linear(x, weight)
+
+
+@_linear_op.register_fake
+def _(x, weight):  # type: ignore[no-untyped-def]
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def _save(ctx: Any, inputs: Any, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    x, weight = ctx.saved_tensors
+    grad_x = grad_weight = None
+    if ctx.needs_input_grad[0]:
+        grad_x = torch.ops.turnout.linear(grad, weight.t())
+    if ctx.needs_input_grad[1]:
+        rows, upstream = x.flatten(0, -2), grad.flatten(0, -2)
+        grad_weight = torch.ops.turnout.linear(upstream.t(), rows.t())
+    return grad_x, grad_weight
+
+
+_linear_op.register_autograd(_backward, setup_context=_save)
+
+
+@register_flop_formula([torch.ops.turnout.linear])
+def _flops(x: Any, weight: Any, **_: Any) -> int:
+    rows = 1
+    for size in x[:-1]:
+        rows *= size
+    return int(2 * rows * weight[0] * weight[1])

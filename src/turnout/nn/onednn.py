@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 SMALL = 1 << 15  # elements of a matrix below which a call costs more than it saves
+BRIEF = 1 << 22  # multiplications below which an operator of our own is no gain
 FEW = 16  # rows, as in a step of generation, whose kernels are met again and again
 PACKED = frozenset({torch.float32, torch.bfloat16})
 
@@ -50,9 +51,11 @@ def kernel_size(rows: int) -> int:
     return -(-rows // step) * step
 
 
-def takes(dtype: torch.dtype, device: str, elements: int) -> bool:
-    """Whether ``product`` is the faster one for a matrix of so many elements."""
-    return FASTER and dtype == torch.float32 and device == "cpu" and elements >= SMALL
+def takes(dtype: torch.dtype, device: str, elements: int, *, rows: int | None = None) -> bool:
+    """Whether it is the faster one for a matrix of so many elements, and for so many rows where
+    calls are dear."""
+    here = FASTER and dtype == torch.float32 and device == "cpu"
+    return here and elements >= SMALL and (rows is None or rows * elements >= BRIEF)
 
 
 def fastest(left: Float[Tensor, "N D"], right: Float[Tensor, "D F"]) -> Float[Tensor, "N F"]:
