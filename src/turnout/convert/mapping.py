@@ -108,6 +108,8 @@ def _left_out(foreign: Foreign, family: Family, config: ModelConfig, used: set[s
     notes, stray = [], []
     for name in sorted(foreign.names - used):
         reason = _first(family.ignored, name) or _beyond(family, config, name)
+        if 0 in foreign.places[name][1].shape:
+            reason = "it has no elements"  # as of shared experts where there are none of them
         if reason is not None:
             notes.append(f"{name}: left out ({reason})")
         elif _first(family.copies, name) is None:
