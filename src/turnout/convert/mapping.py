@@ -88,7 +88,9 @@ def natives(foreign: Foreign, mapped: Mapped) -> Iterator[tuple[str, Tensor]]:
     """
     for each in mapped.bound:
         tensors = each.operation.to_native(map(foreign.read, each.foreign), len(each.foreign))
-        yield from zip(each.native, tensors, strict=True)
+        assert len(tensors) == len(each.native)
+        for name in each.native:
+            yield name, tensors.pop(0)  # of which nothing is kept here
     check_copies(foreign, mapped)
 
 
