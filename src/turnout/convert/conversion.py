@@ -232,11 +232,11 @@ def _planned(source: Source, each: Bound, dtype: torch.dtype | None) -> list[Pla
 
 
 def _foreign(source: Source, bound: Sequence[Bound], dtype: torch.dtype | None) -> Iterator[Tensor]:
-    def read(name: str) -> Tensor:
-        return source.read(name).to(_as(source.planned(name).dtype, dtype))
+    def cast(tensor: Tensor) -> Tensor:
+        return tensor.to(_as(tensor.dtype, dtype))
 
     for each in bound:
-        yield from each.operation.to_foreign(map(read, each.native))
+        yield from map(cast, each.operation.to_foreign(map(source.read, each.native)))
 
 
 def _as(own: torch.dtype, asked: torch.dtype | None) -> torch.dtype:
