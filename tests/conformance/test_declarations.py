@@ -17,6 +17,7 @@ DECLARED = {
     "top_k": OWN,
     "top_k, raw, k = 4": OWN,
     "top_k, softmax of selected": OWN,
+    "top_k, expert groups": OWN,
     "noisy_top_k": OWN,
     "top2": OWN,
     "no_token_left_behind": OWN,

@@ -55,6 +55,25 @@ DEEPSEEK = {
     "routed_scaling_factor": 2.5,
 }
 
+DEEPSEEK_V2 = {
+    **DEEPSEEK,
+    "kv_lora_rank": 10,  # transformers looks at pairs of latents and rotated parts: not an odd one
+    "n_routed_experts": 7,
+    "n_shared_experts": 2,
+    "n_group": None,
+    "topk_group": None,
+    "norm_topk_prob": False,
+    "topk_method": "greedy",
+}
+GROUPS = {
+    "topk_method": "group_limited_greedy",
+    "n_routed_experts": 9,
+    "num_experts_per_tok": 4,
+    "n_group": 3,
+    "topk_group": 2,
+    "routed_scaling_factor": 16.0,
+}
+
 # Class, fields of its configuration. Odd numbers of experts, heads wider than the model, grouped
 # queries, dense first layers, shared experts, tied and untied heads.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -161,6 +180,43 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
                 "factor": 4.0,
                 "mscale": 1.0,
                 "mscale_all_dim": 1.0,
+                "original_max_position_embeddings": 16,
+            },
+        },
+    ),
+    "deepseek_v2": ("DeepseekV2", {**DEEPSEEK_V2, "q_lora_rank": None}),
+    "deepseek_v2, groups": (
+        "DeepseekV2",
+        {
+            **DEEPSEEK_V2,
+            **GROUPS,
+            "q_lora_rank": 6,
+            "num_hidden_layers": 4,
+            "first_k_dense_replace": 2,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "deepseek_v2, yarn": (
+        "DeepseekV2",
+        {
+            **DEEPSEEK_V2,
+            **GROUPS,
+            "q_lora_rank": 3,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "first_k_dense_replace": 0,
+            "n_routed_experts": 8,
+            "n_group": 8,
+            "topk_group": 3,
+            "num_experts_per_tok": 2,
+            "n_shared_experts": 1,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 100.0,
+                "factor": 4.0,
+                "mscale": 0.707,
+                "mscale_all_dim": 0.707,
                 "original_max_position_embeddings": 16,
             },
         },

@@ -56,6 +56,7 @@ TENSORS = {
     "none": torch.empty(0, 4),
     "one": torch.tensor(3.5),
     "turned": torch.arange(6.0).view(2, 3).T,
+    "many, turned": torch.arange(24.0).view(2, 3, 4).mT,
     "bytes": torch.arange(5, dtype=torch.uint8),
     "yes": torch.tensor([True, False]),
 }
@@ -78,6 +79,11 @@ def test_files_are_those_of_the_library(tmp_path):
 def test_what_was_not_planned_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="half is not what was planned"):
         write_stream(tmp_path / "ours", [Planned("half", torch.float32, (2, 3))], [TENSORS["half"]])
+    plan = [Planned("half", torch.bfloat16, (2, 3))]
+    with pytest.raises(ValueError, match="half is not what was planned"):
+        write_stream(tmp_path / "ours", plan, [])
+    with pytest.raises(ValueError, match="more tensors than were planned"):
+        write_stream(tmp_path / "ours", plan, [TENSORS["half"], TENSORS["half"]])
 
 
 def test_bytes_that_belong_to_nothing(tmp_path):

@@ -13,7 +13,7 @@ from turnout.config.routers import SigmoidTopKRouter
 from turnout.moe import RoutingContext
 from turnout.moe.losses import BALANCE_FORMS, LossSums, load_balancing_loss
 from turnout.moe.routers.balancer import LoadBias
-from turnout.moe.routers.sigmoid_top_k import in_best_groups
+from turnout.moe.routers.expert_groups import BestGroups
 
 
 def logits_of(*scores):
@@ -58,7 +58,7 @@ def test_a_group_counts_by_its_two_best_experts():
     assert assignment.weight.tolist() == pytest.approx([6 / 11, 5 / 11])
     # 1.0 against 1.1; with the third experts it would be 1.5 against 1.15
     scores = torch.tensor([[0.5, 0.5, 0.5, 0.9, 0.2, 0.05]])
-    assert in_best_groups(scores, 2, 1)[0].tolist() == pytest.approx(
+    assert BestGroups(2, 1, counted=2).limited(scores)[0].tolist() == pytest.approx(
         [-math.inf] * 3 + [0.9, 0.2, 0.05]
     )
 

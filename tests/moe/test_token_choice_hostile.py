@@ -13,6 +13,7 @@ from turnout.config.routers import (
     NullExpertsRouter,
     PrototypesRouter,
     SigmoidTopKRouter,
+    TopKRouter,
     TopPRouter,
 )
 from turnout.moe import LayerDecision, RoutingContext
@@ -22,6 +23,7 @@ FORMS = {
     "sigmoid_groups": SigmoidTopKRouter(2, 0.0, expert_groups=2, groups_kept=1),
     "sigmoid_raw": SigmoidTopKRouter(1, weights="raw"),
     "sigmoid_all": SigmoidTopKRouter(4),
+    "softmax_groups": TopKRouter(2, expert_groups=2, groups_kept=1, scale=16.0),
     "prototypes": PrototypesRouter(2),
     "top_p": TopPRouter(0.7, 4),
     "top_p_renormalised": TopPRouter(0.7, 2, "renormalised"),

@@ -11,12 +11,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from turnout.checkpoint.format import CheckpointError, ShardEntry
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 MOST_HEADER = 100_000_000  # bytes, as in the library
 DTYPES = {
@@ -66,7 +69,13 @@ def write_stream(
     tensors: Iterable[Tensor],
     metadata: Mapping[str, str] | None = None,
 ) -> ShardEntry:
-    """Writes the tensors, which come in the order of ``planned``, and makes the file durable."""
+    """Writes the tensors, which come in the order of ``planned``, and makes the file durable.
+
+    Each is let go of before the next one is asked for.
+
+    Raises:
+        ValueError: they are not what was planned.
+    """
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     place = 0
     plan = list(planned)
@@ -82,12 +91,11 @@ def write_stream(
         for part in (len(text).to_bytes(8, "little"), text):
             size += file.write(part)
             digest.update(part)
-        for entry, tensor in zip(plan, tensors, strict=True):
-            if tensor.dtype != entry.dtype or tuple(tensor.shape) != entry.shape:
-                raise ValueError(f"{entry.name} is not what was planned")
-            flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-            size += file.write(flat.data)
-            digest.update(flat.data)
+        arriving = iter(tensors)
+        for entry in plan:
+            size += _put(entry, next(arriving, None), file, digest)
+        if next(arriving, None) is not None:
+            raise ValueError("there are more tensors than were planned")
         file.flush()
         os.fsync(file.fileno())
     return ShardEntry(size=size, sha256=digest.hexdigest())
@@ -133,6 +141,21 @@ def read_tensor(path: Path, place: TensorPlace) -> Tensor:
     if not raw:
         return torch.empty(place.shape, dtype=place.dtype)
     return torch.frombuffer(raw, dtype=place.dtype).view(place.shape)
+
+
+def _put(entry: Planned, tensor: Tensor | None, file: BinaryIO, digest: "_Hash") -> int:
+    """Writes a tensor, and says how many bytes.
+
+    Matrices of many that do not lie as they are written are copied one at a time, not as a whole.
+    """
+    if tensor is None or tensor.dtype != entry.dtype or tuple(tensor.shape) != entry.shape:
+        raise ValueError(f"{entry.name} is not what was planned")
+    size = 0
+    for part in (tensor,) if tensor.dim() < 3 or tensor.is_contiguous() else tensor:
+        flat = part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        size += file.write(flat.data)
+        digest.update(flat.data)
+    return size
 
 
 def _place(value: Mapping[str, Any]) -> TensorPlace:

@@ -24,10 +24,13 @@ def run(arguments: Sequence[str]) -> int:
     """
     options = _parser().parse(arguments)
     from turnout.convert.folder import is_foreign
+    from turnout.convert.hub import located
 
-    source, target = Path(options.source), Path(options.target)
     if options.shard_size <= 0:
         raise UserError(f"--shard-size = {options.shard_size}: must be above 0, in GB")
+    source, target = located(options.source), Path(options.target)
+    if str(source) != options.source:
+        print(f"{options.source}: in {source}")
     foreign = is_foreign(source)
     if foreign and options.dtype is not None:
         raise UserError("--dtype: goes with a Hugging Face target; a run keeps the dtypes it gets")
@@ -49,7 +52,11 @@ def _parser() -> Parser:
         "Turn a Hugging Face checkpoint into a run's folder, or a run's last checkpoint into one. "
         "Every tensor is accounted for, or nothing is written.",
     )
-    parser.add_argument("source", metavar="SOURCE", help="a Hugging Face folder, or a run's")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a Hugging Face folder, or a run's; or org/name, a model on the Hugging Face hub",
+    )
     parser.add_argument("target", metavar="TARGET", help="a new folder")
     parser.add_argument(
         "--layout",

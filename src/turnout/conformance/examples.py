@@ -41,6 +41,7 @@ EXAMPLES: dict[str, RouterConfig] = {
     "top_k": TopKRouter(2),
     "top_k, raw, k = 4": TopKRouter(4, "raw"),
     "top_k, softmax of selected": TopKRouter(2, "softmax_of_selected"),
+    "top_k, expert groups": TopKRouter(2, "raw", expert_groups=4, groups_kept=2, scale=2.5),
     "noisy_top_k": NoisyTopKRouter(2),
     "top2": Top2Router(threshold=0.6),
     "no_token_left_behind": NoTokenLeftBehindRouter(3),

@@ -19,6 +19,7 @@ from turnout.config.train import RunConfig
 from turnout.convert.conversion import SHARD, arriving, to_foreign
 from turnout.convert.families.base import Layout
 from turnout.convert.folder import is_foreign, open_foreign
+from turnout.convert.hub import located
 from turnout.convert.mapping import map_foreign, natives
 from turnout.convert.native import open_native, split, write_native
 from turnout.convert.source import Held
@@ -30,15 +31,19 @@ Format = Literal["turnout", "huggingface"]
 def load(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Model:
     """A model from a run's folder, one of its steps, or a Hugging Face folder.
 
-    It is in evaluation mode and trains after ``model.train()``. Parameters are float32.
+    Where there is no such folder, ``org/name`` (or ``org/name@revision``) is a model on the Hugging
+    Face hub, of which the safetensors, the configuration and the tokenizer's files are fetched into
+    the hub's cache. The model is in evaluation mode and trains after ``model.train()``. Parameters
+    are float32.
 
     Args:
         dtype: what it computes in.
 
     Raises:
-        UserError: one line: what is missing, damaged, left over, or not known to this version.
+        UserError: one line: what is missing, damaged, left over, not to be fetched, or not known to
+            this version.
     """
-    folder = Path(path)
+    folder = located(path)
     if is_foreign(folder):
         foreign = open_foreign(folder)
         mapped = map_foreign(foreign)

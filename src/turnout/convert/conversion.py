@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ def to_native(
         meta: dict[str, Any] = {"step": 0, "tokens": 0, "config": io.to_dict(config)}
         note, fingerprint = _keep_tokenizer(config, foreign, place)
         meta |= fingerprint
-        tensors = _counted((tensor for _, tensor in natives(foreign, mapped)), planned, progress)
+        arriving_tensors = map(itemgetter(1), natives(foreign, mapped))
+        tensors = _counted(arriving_tensors, len(planned), progress)
         write_native(step, meta, split(planned, shard), tensors)
         for name in (CONFIG, *COMPANIONS):
             if (foreign.folder / name).exists():
@@ -116,7 +118,7 @@ def to_foreign(
     word = _word(planned)
     config = {**base, **table, **kept, "dtype": word, "torch_dtype": word}
     with arriving(target) as place:
-        tensors = _counted(_foreign(source, bound, dtype), planned, progress)
+        tensors = _counted(_foreign(source, bound, dtype), len(planned), progress)
         write_foreign(place, config, split(planned, shard), tensors)
         for name in COMPANIONS:
             if name in carried:
@@ -204,8 +206,8 @@ def _keep_tokenizer(
 
 
 def _names(source: Source) -> frozenset[str]:
-    """What a table may ask: whether the head is the embedding."""
-    if "head.weight" not in source.names:
+    """What a table with an encoder may ask: whether the head is the embedding."""
+    if "head.weight" not in source.names or not isinstance(source.config, EncoderDecoderConfig):
         return frozenset()
     same = torch.equal(source.read("head.weight"), source.read("embedding.weight"))
     return frozenset({"shared.weight"}) if same else frozenset()
@@ -230,22 +232,23 @@ def _planned(source: Source, each: Bound, dtype: torch.dtype | None) -> list[Pla
 
 
 def _foreign(source: Source, bound: Sequence[Bound], dtype: torch.dtype | None) -> Iterator[Tensor]:
+    def cast(tensor: Tensor) -> Tensor:
+        return tensor.to(_as(tensor.dtype, dtype))
+
     for each in bound:
-        ours = [source.read(name) for name in each.native]
-        yield from each.operation.to_foreign([t.to(_as(t.dtype, dtype)) for t in ours])
+        yield from map(cast, each.operation.to_foreign(map(source.read, each.native)))
 
 
 def _as(own: torch.dtype, asked: torch.dtype | None) -> torch.dtype:
     return own if asked is None or not own.is_floating_point else asked
 
 
-def _counted(
-    tensors: Iterator[Tensor], planned: Sequence[Planned], progress: Progress | None
-) -> Iterator[Tensor]:
-    for number, tensor in enumerate(tensors, start=1):
-        yield tensor
+def _counted(tensors: Iterator[Tensor], count: int, progress: Progress | None) -> Iterator[Tensor]:
+    """The same; none is held while the next one is made, for which a name of it would be enough."""
+    for number in range(count):
+        yield next(tensors)
         if progress is not None:
-            progress(number, len(planned))
+            progress(number + 1, count)
 
 
 def _word(planned: Sequence[Planned]) -> str:

@@ -77,7 +77,7 @@ def open_foreign(folder: Path) -> Foreign:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     config = read_json(within(folder, CONFIG))
-    shards, mapped = _shards(folder)
+    shards, mapped = weight_files(folder)
     places: dict[str, tuple[Path, TensorPlace]] = {}
     for shard in shards:
         path = within(folder, shard)
@@ -135,8 +135,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _shards(folder: Path) -> tuple[list[str], dict[str, str] | None]:
-    """The files of tensors, and what the index says of them, where there is one."""
+def weight_files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
+    """The files of tensors, and what the index says of them, where there is one.
+
+    Raises:
+        UserError: the index is no JSON, or names no files.
+    """
     if not (folder / INDEX).exists():
         return [SINGLE], None
     path = within(folder, INDEX)

@@ -48,7 +48,8 @@ def map_foreign(foreign: Foreign) -> Mapped:
     missing = sorted(used - foreign.names)
     if missing:
         raise UserError(f"{foreign.folder}: lacks {_few(missing)}, which {family.model_type} needs")
-    notes = [f"{name}: not known to this version, and without effect" for name in values.unread()]
+    notes = list(values.remarks)
+    notes += [f"{name}: not known to this version, and without effect" for name in values.unread()]
     notes += _left_out(foreign, family, config, used)
     _check_shapes(foreign, config, bound)
     return Mapped(family, config, layout, tuple(bound), tuple(notes))
@@ -87,7 +88,9 @@ def natives(foreign: Foreign, mapped: Mapped) -> Iterator[tuple[str, Tensor]]:
     """
     for each in mapped.bound:
         tensors = each.operation.to_native(map(foreign.read, each.foreign), len(each.foreign))
-        yield from zip(each.native, tensors, strict=True)
+        assert len(tensors) == len(each.native)
+        for name in each.native:
+            yield name, tensors.pop(0)  # of which nothing is kept here
     check_copies(foreign, mapped)
 
 
@@ -107,6 +110,8 @@ def _left_out(foreign: Foreign, family: Family, config: ModelConfig, used: set[s
     notes, stray = [], []
     for name in sorted(foreign.names - used):
         reason = _first(family.ignored, name) or _beyond(family, config, name)
+        if 0 in foreign.places[name][1].shape:
+            reason = "it has no elements"  # as of shared experts where there are none of them
         if reason is not None:
             notes.append(f"{name}: left out ({reason})")
         elif _first(family.copies, name) is None:

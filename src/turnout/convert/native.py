@@ -26,7 +26,7 @@ from turnout.convert.source import Source
 
 MODEL, AVERAGE = "model.", "average."
 CARRIED = "huggingface"  # in a run's folder: the files of the checkpoint that it came from
-CHUNK = 2**24
+CHUNK = 2**20
 
 
 @final

@@ -4,12 +4,10 @@ Axes: E experts, D width, F hidden width, I inputs, O outputs.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import final
 
-import torch
 from torch import Tensor
 
 
@@ -22,8 +20,8 @@ class Operation(ABC):
         """Our tensors from ``count`` of theirs, which are read one at a time, in order."""
 
     @abstractmethod
-    def to_foreign(self, native: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Theirs, one at a time, in order."""
+    def to_foreign(self, native: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Theirs, one at a time, in order, from ours, which are read as they are needed."""
 
 
 @final
@@ -34,8 +32,8 @@ class Same(Operation):
     def to_native(self, foreign: Iterable[Tensor], count: int) -> list[Tensor]:
         return list(foreign)
 
-    def to_foreign(self, native: Sequence[Tensor]) -> Iterator[Tensor]:
-        yield native[0]
+    def to_foreign(self, native: Iterable[Tensor]) -> Iterator[Tensor]:
+        yield from native
 
 
 @final
@@ -47,12 +45,15 @@ class Stacked(Operation):
         matrices = iter(foreign)
         first = next(matrices)
         stack = first.new_empty(count, *reversed(first.shape))
-        for number, matrix in enumerate(chain([first], matrices)):
-            stack[number] = matrix.T
+        stack[0] = first.T
+        del first
+        for number in range(1, count):
+            stack[number] = next(matrices).T  # without a name, which would keep it for a while
         return [stack]
 
-    def to_foreign(self, native: Sequence[Tensor]) -> Iterator[Tensor]:
-        for matrix in native[0]:
+    def to_foreign(self, native: Iterable[Tensor]) -> Iterator[Tensor]:
+        (stack,) = native
+        for matrix in stack:
             yield matrix.T
 
 
@@ -64,8 +65,9 @@ class Transposed(Operation):
     def to_native(self, foreign: Iterable[Tensor], count: int) -> list[Tensor]:
         return [matrix.mT for matrix in foreign]
 
-    def to_foreign(self, native: Sequence[Tensor]) -> Iterator[Tensor]:
-        yield native[0].mT
+    def to_foreign(self, native: Iterable[Tensor]) -> Iterator[Tensor]:
+        for stack in native:
+            yield stack.mT
 
 
 @final
@@ -78,5 +80,12 @@ class GateUp(Operation):
         (both,) = foreign
         return [half.mT for half in both.chunk(2, dim=1)]
 
-    def to_foreign(self, native: Sequence[Tensor]) -> Iterator[Tensor]:
-        yield torch.cat([matrix.mT for matrix in native], dim=1)
+    def to_foreign(self, native: Iterable[Tensor]) -> Iterator[Tensor]:
+        matrices = iter(native)
+        gate = next(matrices)
+        experts, width, hidden = gate.shape
+        both = gate.new_empty(experts, 2 * hidden, width)
+        both[:, :hidden] = gate.mT
+        del gate  # before the other one is read
+        both[:, hidden:] = next(matrices).mT
+        yield both

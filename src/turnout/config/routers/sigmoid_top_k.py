@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from turnout.config.errors import check_words, not_negative, positive, require
 from turnout.config.routers.base import RouterSpec, at_least
+from turnout.config.routers.expert_groups import check_expert_groups, check_reach
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,7 @@ class SigmoidTopKRouter(RouterSpec):
         )
         not_negative("router.bias_rate", self.bias_rate)
         positive("router.scale", self.scale)
-        require(self.expert_groups >= 1, "router.expert_groups", self.expert_groups, "at least 1")
-        require(
-            1 <= self.groups_kept <= self.expert_groups,
-            "router.groups_kept",
-            self.groups_kept,
-            f"from 1 to router.expert_groups, {self.expert_groups}",
-        )
+        check_expert_groups(self.expert_groups, self.groups_kept)
 
     @property
     def active(self) -> int:
@@ -54,21 +49,7 @@ class SigmoidTopKRouter(RouterSpec):
 
     def check(self, num_experts: int) -> None:
         at_least(self.k, num_experts, self.kind)
-        require(
-            num_experts % self.expert_groups == 0,
-            "router.expert_groups",
-            self.expert_groups,
-            f"a divisor of the {num_experts} experts",
-        )
-        reachable = self.groups_kept * (num_experts // self.expert_groups)
-        require(
-            self.k <= reachable,
-            "router.k",
-            self.k,
-            f"at most {reachable}, the experts in router.groups_kept = {self.groups_kept} of "
-            f"{self.expert_groups} expert groups",
-            "keep more groups",
-        )
+        check_reach(self.k, self.expert_groups, self.groups_kept, num_experts)
 
     def num_params(self, d_model: int, num_experts: int) -> int:
         return d_model * num_experts

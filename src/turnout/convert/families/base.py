@@ -34,11 +34,20 @@ HARMLESS = frozenset(
 
 
 class Read:
-    """The values of a ``config.json``, and which of them were asked for."""
+    """The values of a ``config.json``, which were asked for, and what is to be said of them.
+
+    Attributes:
+        remarks: for people, in the order in which they were made.
+    """
 
     def __init__(self, table: Mapping[str, Any]) -> None:
         self._table = table
         self._asked: set[str] = set()
+        self.remarks: list[str] = []
+
+    def remark(self, text: str) -> None:
+        """Keeps what somebody who converts should know."""
+        self.remarks.append(text)
 
     def value(self, name: str, default: Any = None) -> Any:
         """As it stands there; ``default`` where it is missing or null."""
@@ -55,6 +64,17 @@ class Read:
         found = self.value(name, default)
         if type(found) is not int or not 1 <= found < 2**31:
             raise UserError(f"config.json: {name} = {found!r}: must be a whole number from 1")
+        return found
+
+    def count(self, name: str) -> int:
+        """A number of things that there may be none of, as where it is missing.
+
+        Raises:
+            UserError: it is no whole number, or is not in 0 .. 2^16 - 1.
+        """
+        found = self.value(name, 0)
+        if type(found) is not int or not 0 <= found < 2**16:
+            raise UserError(f"config.json: {name} = {found!r}: must be a whole number, 0 or more")
         return found
 
     def number(self, name: str, default: float | None = None) -> float:

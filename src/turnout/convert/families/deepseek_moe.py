@@ -4,7 +4,6 @@ imported."""
 from collections.abc import Sequence
 from typing import Any, final
 
-from turnout.config.errors import UserError
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.model import ModelConfig
 from turnout.config.moe import MoEConfig, Placement
@@ -38,20 +37,14 @@ class DeepseekMoeFamily(Family):
         values.only("attention_bias", False, why="DeepSeekMoE has no biases")
         values.only("scoring_func", "softmax", why="its routers take a softmax")
         values.only("moe_layer_freq", 1, why="all layers after the first ones are sparse here")
-        shared = values.value("n_shared_experts", 0)
-        if type(shared) is not int or not 0 <= shared < 2**16:
-            raise UserError(f"config.json: n_shared_experts = {shared!r}: must be a number of them")
         weights: CombineWeights = "renormalised" if values.flag("norm_topk_prob") else "raw"
-        first = values.value("first_k_dense_replace", 0)
-        if type(first) is not int or first < 0:
-            raise UserError(f"config.json: first_k_dense_replace = {first!r}: must be 0 or more")
         moe = MoEConfig(
             values.whole("n_routed_experts"),
             TopKRouter(values.whole("num_experts_per_tok"), weights),
             expert=FeedForwardConfig(values.whole("moe_intermediate_size"), "swiglu"),
-            shared_experts=shared,
+            shared_experts=values.count("n_shared_experts"),
             init_scale=None,
-            placement=Placement(step=1, first=first),
+            placement=Placement(step=1, first=values.count("first_k_dense_replace")),
             train_capacity_factor=None,
         )
         return decoder_only(values, heads(values), values.whole("intermediate_size"), moe)

@@ -13,7 +13,8 @@ from turnout.config.rotary_scaling import (
 )
 from turnout.convert.families.base import Read
 
-YARN = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor", "truncate")
+NUMBERS = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor")
+YARN = (*NUMBERS, "truncate")
 OF_LLAMA = {"low_frequency": "low_freq_factor", "high_frequency": "high_freq_factor"}
 KNOWN = {
     *("rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", *YARN),
@@ -60,16 +61,19 @@ def _scaling(table: Mapping[str, Any], values: Read) -> RotaryScaling | None:
         return None
     if kind == "linear":
         return LinearScaling(own.number("factor"))
-    length = own.value("original_max_position_embeddings")
-    trained = values.whole("max_position_embeddings") if length is None else length
+    asked = values.value("max_position_embeddings")
+    trained = own.whole("original_max_position_embeddings", asked)
     if kind == "yarn":
-        given = {name: table[name] for name in YARN if table.get(name) is not None}
+        given: dict[str, Any] = {
+            name: own.number(name) for name in NUMBERS if own.value(name) is not None
+        }
+        given["truncate"] = own.flag("truncate", True)
         if "mscale_all_dim" not in given:
             given.pop("mscale", None)  # which counts by their quotient alone
         return YarnScaling(own.number("factor"), trained, **given)
     if kind == "llama3":
-        given = {ours: own.number(theirs) for ours, theirs in OF_LLAMA.items()}
-        return Llama3Scaling(own.number("factor"), trained, **given)
+        bounds = {ours: own.number(theirs) for ours, theirs in OF_LLAMA.items()}
+        return Llama3Scaling(own.number("factor"), trained, **bounds)
     raise UserError(
         f"config.json: rope_parameters.rope_type = {kind!r}: must be default, linear, yarn or "
         "llama3"

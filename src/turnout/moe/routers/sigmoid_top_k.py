@@ -1,6 +1,6 @@
 """Sigmoid top-k, balanced by a bias on the choice (DeepSeek-V3, 2412.19437, section 2.1.2).
 
-Axes: B batch, S sequence, D width, T tokens = B * S, E experts, J expert groups, K choices.
+Axes: B batch, S sequence, D width, T tokens = B * S, E experts, K choices.
 """
 
 from typing import final
@@ -15,7 +15,8 @@ from turnout.moe.assignment import Assignment
 from turnout.moe.context import RoutingContext
 from turnout.moe.routers.balancer import LoadBias
 from turnout.moe.routers.base import Router, RouterShape, build_router
-from turnout.moe.routers.scores import best, choose, linear_float32, router_input, router_stats
+from turnout.moe.routers.expert_groups import BestGroups
+from turnout.moe.routers.scores import choose, linear_float32, router_input, router_stats
 from turnout.moe.stats import RouterStats
 from turnout.nn.init import matrix_normal_
 
@@ -36,6 +37,7 @@ class SigmoidTopK(Router):
         bias = LoadBias(shape.num_experts, config.bias_rate) if config.bias_rate > 0 else None
         super().__init__(choices=config.k, balancer=bias)
         self.config = config
+        self.groups = BestGroups(config.expert_groups, config.groups_kept, counted=2)
         self.layer = shape.layer
         self.init_scale = shape.init_scale
         self.weight = nn.Parameter(torch.empty(shape.num_experts, shape.d_model))
@@ -54,8 +56,7 @@ class SigmoidTopK(Router):
         scores = torch.sigmoid(logits.detach())
         if self.balancer is not None:
             scores = scores + self.balancer.bias
-        scores = in_best_groups(scores, self.config.expert_groups, self.config.groups_kept)
-        choices = choose(scores, self.choices, context)
+        choices = choose(self.groups.limited(scores), self.choices, context)
 
         log_score = F.logsigmoid(logits)
         chosen = log_score.take_along_dim(choices.expert, dim=1)
@@ -68,17 +69,6 @@ class SigmoidTopK(Router):
             choices.taken,
         )
         return assignment, router_stats(logits, log_probability, assignment, context)
-
-
-def in_best_groups(scores: Float[Tensor, "T E"], groups: int, kept: int) -> Float[Tensor, "T E"]:
-    """Scores of the experts in the ``kept`` best of ``groups`` equal groups; else -inf."""
-    if kept == groups:
-        return scores
-    table = scores.view(len(scores), groups, scores.shape[1] // groups)
-    group_score = table.topk(min(2, table.shape[2]), dim=2).values.sum(2)
-    is_open = torch.zeros_like(group_score, dtype=torch.bool)
-    is_open = is_open.scatter(1, best(group_score, kept), True)
-    return torch.where(is_open.unsqueeze(2), table, -torch.inf).flatten(1)
 
 
 @build_router.register

@@ -15,6 +15,7 @@ from turnout.moe.assignment import Assignment
 from turnout.moe.context import RoutingContext
 from turnout.moe.noise import token_noise
 from turnout.moe.routers.base import Router, RouterShape
+from turnout.moe.routers.expert_groups import BestGroups
 from turnout.moe.routers.exploration import ExplorationPolicy
 from turnout.moe.routers.logits import LinearLogits, LogitForm
 from turnout.moe.routers.scores import choose, router_input, router_stats
@@ -28,8 +29,8 @@ class SoftmaxRouter(Router):
     """``p = softmax(W_r x)``; each token takes its best ``choices`` experts.
 
     Switch Transformers (2101.03961), equations 1 and 2, for any number of choices; the parts
-    say what the logits are made from, how it explores, what the combine weights are and which
-    choices are taken up.
+    say what the logits are made from, how it explores, which groups of experts are open to a token,
+    what the combine weights are, times ``scale``, and which choices are taken up.
     """
 
     def __init__(
@@ -42,6 +43,8 @@ class SoftmaxRouter(Router):
         acceptance: Acceptance,
         at_most: int | None = None,
         form: LogitForm | None = None,
+        groups: BestGroups | None = None,
+        scale: float = 1.0,
     ) -> None:
         form = form or LinearLogits()
         super().__init__(
@@ -56,6 +59,8 @@ class SoftmaxRouter(Router):
         self.weights = weights
         self.exploration = exploration
         self.acceptance = acceptance
+        self.groups = groups or BestGroups(1, 1, counted=1)
+        self.scale = scale
         self.init_scale = shape.init_scale
         self.fan_in = self.form.fan_in(shape)
         self.weight = nn.Parameter(torch.empty(self.form.weight_shape(shape)))
@@ -75,7 +80,7 @@ class SoftmaxRouter(Router):
             tokens = self.exploration.perturb_input(tokens, noise)
         logits = self.form.logits(tokens, self.weight, context)
         scores = logits if noise is None else self.exploration.selection_scores(logits, noise)
-        choices = choose(scores, self.choices, context)
+        choices = choose(self.groups.limited(scores), self.choices, context)
 
         log_probability = F.log_softmax(logits, dim=1)
         chosen = log_probability.take_along_dim(choices.expert, dim=1)
@@ -87,5 +92,7 @@ class SoftmaxRouter(Router):
             logits.take_along_dim(choices.expert, dim=1),
             choices.taken,
         )
-        assignment = Assignment.token_choice(choices.expert, weight, chosen, choices.taken)
+        assignment = Assignment.token_choice(
+            choices.expert, self.scale * weight, chosen, choices.taken
+        )
         return assignment, router_stats(logits, log_probability, assignment, context)

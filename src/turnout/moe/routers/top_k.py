@@ -1,7 +1,9 @@
-"""Top-k with raw, renormalised or softmax-of-selected weights (V-MoE, GShard, Mixtral)."""
+"""Top-k with raw, renormalised or softmax-of-selected weights (V-MoE, GShard, Mixtral), among the
+best groups of experts where there are several (DeepSeek-V2)."""
 
 from turnout.config.routers import TopKRouter
 from turnout.moe.routers.base import Router, RouterShape, build_router
+from turnout.moe.routers.expert_groups import BestGroups
 from turnout.moe.routers.exploration import build_exploration
 from turnout.moe.routers.softmax import SoftmaxRouter
 from turnout.moe.routers.weights import AcceptAll
@@ -15,4 +17,6 @@ def _(config: TopKRouter, shape: RouterShape) -> Router:
         weights=config.weights,
         exploration=build_exploration(config.exploration),
         acceptance=AcceptAll(),
+        groups=BestGroups(config.expert_groups, config.groups_kept, counted=1),
+        scale=config.scale,
     )
