@@ -1,5 +1,6 @@
 """Operations there and back, streams against the library, and what no family can say."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -16,9 +17,9 @@ from turnout.checkpoint.stream import Planned, read_header, read_tensor, write_s
 from turnout.cli.main import main
 from turnout.config.errors import UserError
 from turnout.config.routers import SigmoidTopKRouter
-from turnout.convert.conversion import written_by
+from turnout.convert.conversion import counted, written_by
 from turnout.convert.native import split
-from turnout.convert.operations import GateUp, Same, Stacked, Transposed
+from turnout.convert.operations import Alternating, GateUp, Same, Stacked, Transposed
 
 COUNT = st.integers(1, 5)
 
@@ -31,8 +32,11 @@ def test_there_and_back(experts, rows, columns, dtype):
         (Stacked(), list(drawn)),
         (Transposed(), [drawn]),
         (GateUp(), [drawn]),
+        (Alternating(), [drawn.mT]),
+        (Alternating(), [drawn[:, :, 0]]),
     ):
-        native = operation.to_native(iter(foreign), len(foreign))
+        read = list(foreign[0]) if operation.by_entry else foreign
+        native = operation.to_native(iter(read), len(read))
         back = list(operation.to_foreign(native))
         assert len(back) == len(foreign)
         assert all(torch.equal(a, b) for a, b in zip(back, foreign, strict=True))
@@ -49,6 +53,11 @@ def test_two_experts_by_hand():
     gate, up = GateUp().to_native([both], 1)
     assert gate.tolist() == [[[1], [2]], [[5], [6]]]
     assert up.tolist() == [[[3], [4]], [[7], [8]]]
+    # [E, D, 2 F] of two experts, one input and two gates with what they gate, in turns
+    both = torch.tensor([[[1.0, 2, 3, 4]], [[5, 6, 7, 8]]])
+    gate, up = Alternating().to_native(iter(both), 2)
+    assert gate.tolist() == [[[1, 3]], [[5, 7]]]
+    assert up.tolist() == [[[2, 4]], [[6, 8]]]
 
 
 TENSORS = {
@@ -78,6 +87,28 @@ def test_files_are_those_of_the_library(tmp_path):
 def test_what_was_not_planned_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="half is not what was planned"):
         write_stream(tmp_path / "ours", [Planned("half", torch.float32, (2, 3))], [TENSORS["half"]])
+    planned, tensor = [Planned("half", torch.bfloat16, (2, 3))], TENSORS["half"]
+    with pytest.raises(ValueError, match="more tensors than were planned"):
+        write_stream(tmp_path / "ours", planned, [tensor, tensor])
+    with pytest.raises(ValueError, match="half was planned and is not there"):
+        write_stream(tmp_path / "ours", planned, [])
+
+
+def test_no_tensor_is_held_while_the_next_is_made(tmp_path):
+    """Tensors of a stream and what is made of them are gone before the next is asked for."""
+    alive = []
+
+    def made():
+        for _ in range(3):
+            assert all(each() is None for each in alive)
+            tensor = torch.ones(4).to(torch.bfloat16)
+            alive.append(weakref.ref(tensor))
+            yield tensor
+            del tensor
+
+    planned = [Planned(str(n), torch.bfloat16, (4,)) for n in range(3)]
+    write_stream(tmp_path / "ours", planned, counted(made(), planned, lambda *_: None))
+    assert len(alive) == 3
 
 
 def test_bytes_that_belong_to_nothing(tmp_path):

@@ -7,7 +7,7 @@ of each tensor), the tensors' bytes. The library writes a file from a dictionary
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -45,6 +45,12 @@ class TensorPlace:
     start: int
     end: int
 
+    def entry(self, number: int) -> "TensorPlace":
+        """The place of one entry of the first axis."""
+        size = (self.end - self.start) // self.shape[0]
+        start = self.start + number * size
+        return TensorPlace(self.dtype, self.shape[1:], start, start + size)
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -79,15 +85,13 @@ def write_stream(
     text += b" " * (-len(text) % 8)
     digest, size = sha256(), 0
     with path.open("wb") as file:
-        for part in (len(text).to_bytes(8, "little"), text):
+        for head in (len(text).to_bytes(8, "little"), text):
+            size += file.write(head)
+            digest.update(head)
+        for part in _bytes(plan, tensors):
             size += file.write(part)
             digest.update(part)
-        for entry, tensor in zip(plan, tensors, strict=True):
-            if tensor.dtype != entry.dtype or tuple(tensor.shape) != entry.shape:
-                raise ValueError(f"{entry.name} is not what was planned")
-            flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-            size += file.write(flat.data)
-            digest.update(flat.data)
+            del part  # or it would be in memory while the next is made
         file.flush()
         os.fsync(file.fileno())
     return ShardEntry(size=size, sha256=digest.hexdigest())
@@ -133,6 +137,21 @@ def read_tensor(path: Path, place: TensorPlace) -> Tensor:
     if not raw:
         return torch.empty(place.shape, dtype=place.dtype)
     return torch.frombuffer(raw, dtype=place.dtype).view(place.shape)
+
+
+def _bytes(plan: Iterable[Planned], tensors: Iterable[Tensor]) -> Iterator[memoryview]:
+    """Of each tensor, which nothing here holds when the next is asked for."""
+    left = list(plan)[::-1]
+    for tensor in tensors:
+        if not left:
+            raise ValueError("there are more tensors than were planned")
+        entry = left.pop()
+        if tensor.dtype != entry.dtype or tuple(tensor.shape) != entry.shape:
+            raise ValueError(f"{entry.name} is not what was planned")
+        yield tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        del tensor
+    if left:
+        raise ValueError(f"{left[-1].name} was planned and is not there")
 
 
 def _place(value: Mapping[str, Any]) -> TensorPlace:

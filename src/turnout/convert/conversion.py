@@ -4,6 +4,8 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +81,7 @@ def to_native(
         meta: dict[str, Any] = {"step": 0, "tokens": 0, "config": io.to_dict(config)}
         note, fingerprint = _keep_tokenizer(config, foreign, place)
         meta |= fingerprint
-        tensors = _counted((tensor for _, tensor in natives(foreign, mapped)), planned, progress)
+        tensors = counted(map(itemgetter(1), natives(foreign, mapped)), planned, progress)
         write_native(step, meta, split(planned, shard), tensors)
         for name in (CONFIG, *COMPANIONS):
             if (foreign.folder / name).exists():
@@ -116,7 +118,7 @@ def to_foreign(
     word = _word(planned)
     config = {**base, **table, **kept, "dtype": word, "torch_dtype": word}
     with arriving(target) as place:
-        tensors = _counted(_foreign(source, bound, dtype), planned, progress)
+        tensors = counted(_foreign(source, bound, dtype), planned, progress)
         write_foreign(place, config, split(planned, shard), tensors)
         for name in COMPANIONS:
             if name in carried:
@@ -231,7 +233,7 @@ def _planned(source: Source, each: Bound, dtype: torch.dtype | None) -> list[Pla
 
 def _foreign(source: Source, bound: Sequence[Bound], dtype: torch.dtype | None) -> Iterator[Tensor]:
     for each in bound:
-        ours = [source.read(name) for name in each.native]
+        ours = (source.read(name) for name in each.native)
         yield from each.operation.to_foreign([t.to(_as(t.dtype, dtype)) for t in ours])
 
 
@@ -239,13 +241,16 @@ def _as(own: torch.dtype, asked: torch.dtype | None) -> torch.dtype:
     return own if asked is None or not own.is_floating_point else asked
 
 
-def _counted(
+def counted(
     tensors: Iterator[Tensor], planned: Sequence[Planned], progress: Progress | None
 ) -> Iterator[Tensor]:
-    for number, tensor in enumerate(tensors, start=1):
+    """The same; ``progress`` hears of each once it is used."""
+    number = count(1)
+    for tensor in tensors:
         yield tensor
+        del tensor  # or it would be in memory while the next is read
         if progress is not None:
-            progress(number, len(planned))
+            progress(next(number), len(planned))
 
 
 def _word(planned: Sequence[Planned]) -> str:

@@ -162,8 +162,12 @@ def _transformers(folder: Path) -> Any:
     name = (config.architectures or ["AutoModelForCausalLM"])[0]
     if not hasattr(transformers, name):
         raise UserError(f"--verify: transformers {transformers.__version__} has no class {name}")
-    model = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32)
-    return model.eval()
+    table = dict(getattr(config, "quantization_config", {}))
+    if table.get("quant_method") == "mxfp4":
+        # It would compute in 4 bits where it has the kernels.
+        config.quantization_config = {**table, "dequantize": True}
+    cls = getattr(transformers, name)
+    return cls.from_pretrained(folder, config=config, dtype=torch.float32).eval()
 
 
 def _batch(
