@@ -115,6 +115,8 @@ def _agreement(
     found = {}
     for (name, mine), other in zip(ours.items(), theirs, strict=True):
         real = masks[name].flatten()
+        if other.shape[-1] != mine.shape[-1]:  # one-hot over all experts, as Switch has it
+            other = other.argmax(-1, keepdim=True)
         left, right = (
             table.reshape(len(real), -1)[real].sort(-1).values for table in (mine, other)
         )
@@ -131,8 +133,7 @@ def _routing(model: Any) -> Iterator[list[Int[Tensor, "..."]]]:
         tables = [part for part in output if isinstance(part, Tensor)] if _several(output) else []
         for table in tables:
             if not table.is_floating_point():
-                one_hot = table.shape[-1] > 1 and int(table.sum(-1).max()) == 1
-                found.append(table.argmax(-1, keepdim=True) if one_hot else table)
+                found.append(table)
                 return
 
     handles = [
