@@ -3,6 +3,7 @@
 import weakref
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -102,12 +103,14 @@ def test_no_tensor_is_held_while_the_next_is_made(tmp_path):
     def made():
         for _ in range(3):
             assert all(each() is None for each in alive)
-            tensor = torch.ones(4).to(torch.bfloat16)
-            alive.append(weakref.ref(tensor))
+            memory = np.ones(4, np.float32)  # as long as it is there, so are the numbers
+            alive.append(weakref.ref(memory))
+            tensor = torch.from_numpy(memory)
+            del memory
             yield tensor
             del tensor
 
-    planned = [Planned(str(n), torch.bfloat16, (4,)) for n in range(3)]
+    planned = [Planned(str(n), torch.float32, (4,)) for n in range(3)]
     write_stream(tmp_path / "ours", planned, counted(made(), planned, lambda *_: None))
     assert len(alive) == 3
 
