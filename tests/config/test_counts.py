@@ -119,6 +119,7 @@ def test_sparse_layers_by_hand() -> None:
     # and labels hold nothing; a row of logits, or a matrix, for each of 5 tasks; two levels of 2
     # groups and 4 experts, with noise
     [
+        (TopKRouter(3, bias=True), 8 * 4 + 4, 3),
         (NoisyTopKRouter(3), 2 * 8 * 4, 3),
         (NoTokenLeftBehindRouter(4), 8 * 4, 1),
         (HashRouter(), 0, 1),

@@ -35,6 +35,7 @@ DECODER = {
 }
 GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 QWEN = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+OSS = {"head_dim": 4, "num_experts_per_tok": 2, "sliding_window": 3}
 SWITCH = {"num_decoder_layers": 2, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1}
 
 DEEPSEEK = {
@@ -221,6 +222,46 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
+    # Windows of 3, 12 and 64 tokens for texts of 9 and of 38; the usual YaRN, another, and none.
+    "gpt_oss": ("GptOss", {**DECODER, **OSS, "num_local_experts": 5, "num_key_value_heads": 2}),
+    "gpt_oss, tied": (
+        "GptOss",
+        {
+            **DECODER,
+            **OSS,
+            "num_hidden_layers": 3,
+            "num_local_experts": 7,
+            "num_experts_per_tok": 3,
+            "num_key_value_heads": 1,
+            "head_dim": 6,
+            "sliding_window": 12,
+            "layer_types": ["full_attention", "full_attention", "sliding_attention"],
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 100.0,
+                "factor": 4.0,
+                "truncate": False,
+                "original_max_position_embeddings": 16,
+            },
+        },
+    ),
+    "gpt_oss, wide windows": (
+        "GptOss",
+        {
+            **DECODER,
+            **OSS,
+            "num_local_experts": 2,
+            "sliding_window": 64,
+            "layer_types": ["sliding_attention"] * 2,
+            "attention_bias": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+        },
+    ),
+    "gpt_oss, no windows": (
+        "GptOss",
+        {**DECODER, **OSS, "num_local_experts": 3, "layer_types": ["full_attention"] * 2},
+    ),
     "granitemoe, untied": ("GraniteMoe", {**DECODER, "num_local_experts": 2}),
 }
 
@@ -234,9 +275,10 @@ def random_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
     model = getattr(transformers, kind + suffix)(getattr(transformers, f"{kind}Config")(**fields))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             drawn = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(1 + 0.1 * drawn if parameter.dim() == 1 else 0.3 * drawn)
+            around_one = parameter.dim() == 1 and not name.endswith((".bias", ".sinks"))
+            parameter.copy_(1 + 0.1 * drawn if around_one else _spread(kind, name) * drawn)
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):
                 buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
@@ -289,3 +331,8 @@ def ours(model: Any, ids: torch.Tensor, mask: torch.Tensor, answer: torch.Tensor
 
 def _stream(ids: torch.Tensor, mask: torch.Tensor) -> Any:
     return stream_of(ids, mask, (mask.long().cumsum(1) - 1).clamp(min=0))
+
+
+def _spread(kind: str, name: str) -> float:
+    """So wide for gpt-oss's gates that its clamps at 7 have something to do."""
+    return 2.0 if kind == "GptOss" and name.endswith("gate_up_proj") else 0.3

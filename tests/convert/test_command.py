@@ -12,7 +12,14 @@ from turnout.convert.folder import open_foreign
 
 
 @pytest.mark.parametrize(
-    "name", ["switch, all sparse", "qwen3_moe, dense first", "granitemoe", "deepseek_v2, groups"]
+    "name",
+    [
+        "switch, all sparse",
+        "qwen3_moe, dense first",
+        "granitemoe",
+        "deepseek_v2, groups",
+        "gpt_oss",
+    ],
 )
 def test_there_and_back_with_a_report(name, tmp_path, capsys):
     folder = saved(name, tmp_path / "hf")

@@ -14,9 +14,11 @@ from turnout.convert.folder import open_foreign
 from turnout.convert.mapping import map_foreign
 from turnout.convert.native import open_native
 from turnout.generate.loop import generate
+from turnout.generate.prompts import batch_of, stream_of
 
 ANSWER = torch.tensor([[0, 7, 9, 30, 8], [0, 3, 3, 41, 2], [0, 50, 4, 12, 6]])
-FUSED_TOO = [name for name in CASES if not name.startswith(("t5", "mt5", "switch", "granite"))]
+ONE_LAYOUT = ("t5", "mt5", "switch", "granite", "gpt_oss")
+FUSED_TOO = [name for name in CASES if not name.startswith(ONE_LAYOUT)]
 
 
 def native(folder, target):
@@ -102,7 +104,7 @@ def test_transformers_loads_the_result(name, tmp_path):
             ours(model, ids, mask, ANSWER),
         )
         fused = any(n.endswith("gate_up_proj") for n in open_foreign(tmp_path / layout).names)
-        assert fused == (layout == "fused")
+        assert fused == (layout == "fused" or name.startswith("gpt_oss"))
 
 
 def test_every_family_has_a_case_or_a_miniature():
@@ -114,9 +116,28 @@ def test_every_family_has_a_case_or_a_miniature():
 def test_it_trains_after_loading(tmp_path):
     model = turnout.load(saved("qwen2_moe", tmp_path / "hf")).train()
     ids, mask = text([9, 4, 6], 9, "left")
-    from turnout.generate.prompts import batch_of, stream_of
-
     batch = batch_of(stream_of(ids, mask, (mask.long().cumsum(1) - 1).clamp(min=0)))
     model(batch).hidden.square().sum().backward()
     names = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert names == ["head.weight"]  # which hidden states do not pass
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("gpt_oss")])
+def test_the_same_gradients(name, tmp_path):
+    """Ours by the rules that carry weights across: every operation moves entries and no more."""
+    expected_of, foreign = random_model(name), open_foreign(saved(name, tmp_path / "hf"))
+    model = turnout.load(tmp_path / "hf")
+    ids, mask = text([9, 4, 6], 9, "left")
+    logits = expected_of(input_ids=ids, attention_mask=mask.long()).logits
+    upstream = torch.randn(logits[mask].shape, generator=torch.Generator().manual_seed(5))
+    (logits[mask] * upstream).sum().backward()
+    output = model(batch_of(stream_of(ids, mask, (mask.long().cumsum(1) - 1).clamp(min=0))))
+    (output.head.logits(output.hidden)[mask] * upstream).sum().backward()
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    expected = {name: parameter.grad for name, parameter in expected_of.named_parameters()}
+    for each in map_foreign(foreign).bound:
+        grads = each.operation.to_foreign([found.pop(name) for name in each.native])
+        for place, grad in zip(each.foreign, grads, strict=True):
+            truth = expected.pop(place)
+            assert float((grad - truth).abs().max()) <= 1e-4 * float(truth.abs().max()) > 0, place
+    assert not found and not expected

@@ -15,10 +15,11 @@ from turnout.checkpoint.format import CheckpointError
 from turnout.checkpoint.stream import Planned, read_header, read_tensor, write_stream
 from turnout.cli.main import main
 from turnout.config.errors import UserError
-from turnout.config.routers import SigmoidTopKRouter
+from turnout.config.routers import SigmoidTopKRouter, TopKRouter
 from turnout.convert.conversion import written_by
+from turnout.convert.essence import shortest
 from turnout.convert.native import split
-from turnout.convert.operations import GateUp, Same, Stacked, Transposed
+from turnout.convert.operations import Alternating, GateUp, Same, Stacked, Transposed
 
 COUNT = st.integers(1, 5)
 
@@ -31,8 +32,11 @@ def test_there_and_back(experts, rows, columns, dtype):
         (Stacked(), list(drawn)),
         (Transposed(), [drawn]),
         (GateUp(), [drawn]),
+        (Alternating(), [drawn.mT]),
+        (Alternating(), [drawn[:, :, 0]]),
     ):
-        native = operation.to_native(iter(foreign), len(foreign))
+        read = list(foreign[0]) if operation.by_entry else foreign
+        native = operation.to_native(iter(read), len(read))
         back = list(operation.to_foreign(native))
         assert len(back) == len(foreign)
         assert all(torch.equal(a, b) for a, b in zip(back, foreign, strict=True))
@@ -49,6 +53,11 @@ def test_two_experts_by_hand():
     gate, up = GateUp().to_native([both], 1)
     assert gate.tolist() == [[[1], [2]], [[5], [6]]]
     assert up.tolist() == [[[3], [4]], [[7], [8]]]
+    # [E, D, 2 F] of two experts, one input and two gates with what they gate, in turns
+    both = torch.tensor([[[1.0, 2, 3, 4]], [[5, 6, 7, 8]]])
+    gate, up = Alternating().to_native(iter(both), 2)
+    assert gate.tolist() == [[[1, 3]], [[5, 7]]]
+    assert up.tolist() == [[[2, 4]], [[6, 8]]]
 
 
 TENSORS = {
@@ -105,7 +114,7 @@ def test_shards_by_hand():
     assert len(split(planned, 1)) == 4
 
 
-FAMILY = {"olmoe": "olmoe", "switch": "switch_transformers", "t5": "t5"}
+FAMILY = {"olmoe": "olmoe", "switch": "switch_transformers", "t5": "t5", "gpt_oss": "gpt_oss"}
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -114,6 +123,8 @@ def test_models_of_ours_that_a_family_can_say(name, tmp_path):
     if name == "olmoe":
         config = replace(config, attention=replace(config.attention, qk_norm="full"))
         config = replace(config, moe=replace(config.moe, shared_experts=0, placement=EVERY))
+    if name == "gpt_oss":
+        config = replace(config, moe=replace(config.moe, placement=EVERY))
     family, table = written_by(config)
     assert family.model_type == FAMILY[name] == table["model_type"]
     model = models.build(config)
@@ -126,9 +137,39 @@ def test_models_of_ours_that_a_family_can_say(name, tmp_path):
 EVERY = replace(SPARSE["olmoe"].moe.placement, first=0)
 
 
+def test_windows_by_any_pattern_that_says_the_same():
+    # In 5 layers: every third without a window, said once, or in all of its five places.
+    config = SPARSE["gpt_oss"]
+    config = replace(config, num_layers=5, moe=replace(config.moe, placement=EVERY))
+    tables = []
+    for pattern in ((True, True, False), (True, True, False, True, True)):
+        attention = replace(config.attention, window_pattern=pattern)
+        _, table = written_by(replace(config, attention=attention))
+        tables.append(table)
+    sliding, full = "sliding_attention", "full_attention"
+    assert tables[0]["layer_types"] == [sliding, sliding, full, sliding, sliding]
+    assert tables[0] == tables[1]
+    for pattern, found in (
+        ((True,), (True,)),
+        ((True, True), (True,)),
+        ((True, False), (True, False)),
+        ((True, False, True), (True, False)),
+        ((True, True, False), (True, True, False)),
+        ((False, True, True, False), (False, True, True)),
+        ((False, False, True), (False, False, True)),
+    ):
+        assert shortest(pattern) == found
+
+
+def unbiased(config):
+    moe = replace(config.moe, placement=EVERY, router=TopKRouter(2, "softmax_of_selected"))
+    return replace(config, moe=moe)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        (unbiased(SPARSE["gpt_oss"]), r"gpt_oss has no model\.moe\.router\.bias = False"),
         (SPARSE["sparse_glam"], "no family of Hugging Face computes what this model does"),
         (SPARSE["attention"], "no family of Hugging Face"),
         (
@@ -140,7 +181,7 @@ EVERY = replace(SPARSE["olmoe"].moe.placement, first=0)
             r"has no model\.moe\.eval_capacity_factor = 2\.0",
         ),
     ],
-    ids=["glam", "attention", "router", "capacity"],
+    ids=["gpt_oss", "glam", "attention", "router", "capacity"],
 )
 def test_models_of_ours_that_none_can_say(config, message, tmp_path):
     with pytest.raises(UserError, match=message):

@@ -72,7 +72,10 @@ SPARSE: dict[str, ModelConfig] = {
     "gpt_oss": replace(
         MODERN,
         moe=replace(
-            TOP2, expert=FeedForwardConfig(16, "clamped_swiglu", bias=True), shared_experts=0
+            TOP2,
+            router=TopKRouter(2, "softmax_of_selected", bias=True),
+            expert=FeedForwardConfig(16, "clamped_swiglu", bias=True),
+            shared_experts=0,
         ),
         attention=AttentionConfig(
             4, 4, num_kv_heads=2, bias="all", window=5, window_pattern=(True, False), sinks=True

@@ -112,7 +112,7 @@ def test_a_window_in_every_other_layer() -> None:
 
 
 def test_gpt_oss() -> None:
-    """Biases, windows, sinks, YaRN and the clamped SwiGLU at once; the router's bias is 0."""
+    """Biases, windows, sinks, YaRN and the clamped SwiGLU at once."""
     hugging_face = GptOssConfig(
         **SMALL,
         head_dim=8,
@@ -128,7 +128,7 @@ def test_gpt_oss() -> None:
     )
     moe = MoEConfig(
         4,
-        TopKRouter(2, "softmax_of_selected"),
+        TopKRouter(2, "softmax_of_selected", bias=True),
         placement=Placement(step=1),
         train_capacity_factor=None,
     )
@@ -146,7 +146,7 @@ def test_gpt_oss() -> None:
             f"decoder.blocks.{layer}.feed_forward.moe.",
         )
         ours[ours_at + "router.weight"] = weights.pop(theirs_at + "router.weight")
-        weights.pop(theirs_at + "router.bias").zero_()
+        ours[ours_at + "router.bias"] = weights.pop(theirs_at + "router.bias")
         both = weights.pop(theirs_at + "experts.gate_up_proj").mul_(8)  # so that some are clamped
         biases = weights.pop(theirs_at + "experts.gate_up_proj_bias")
         ours[ours_at + "experts.w_gate"], ours[ours_at + "experts.w_in"] = (

@@ -48,6 +48,7 @@ ROUTERS: dict[str, RouterConfig] = {
     "top_2": TopKRouter(2, "renormalised"),
     "top_4_selected": TopKRouter(4, "softmax_of_selected"),
     "top_2_groups": TopKRouter(2, "raw", expert_groups=2, groups_kept=1, scale=2.5),
+    "top_2_bias": TopKRouter(2, "softmax_of_selected", bias=True),
     "noisy_top_2": NoisyTopKRouter(2),
     "top2_random": Top2Router(threshold=0.6),
     "ntlb": NoTokenLeftBehindRouter(3),

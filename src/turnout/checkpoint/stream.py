@@ -48,6 +48,12 @@ class TensorPlace:
     start: int
     end: int
 
+    def entry(self, number: int) -> "TensorPlace":
+        """The place of one entry of the first axis."""
+        size = (self.end - self.start) // self.shape[0]
+        start = self.start + number * size
+        return TensorPlace(self.dtype, self.shape[1:], start, start + size)
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -88,9 +94,9 @@ def write_stream(
     text += b" " * (-len(text) % 8)
     digest, size = sha256(), 0
     with path.open("wb") as file:
-        for part in (len(text).to_bytes(8, "little"), text):
-            size += file.write(part)
-            digest.update(part)
+        for head in (len(text).to_bytes(8, "little"), text):
+            size += file.write(head)
+            digest.update(head)
         arriving = iter(tensors)
         for entry in plan:
             size += _put(entry, next(arriving, None), file, digest)

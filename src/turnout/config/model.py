@@ -128,7 +128,7 @@ class Multipliers:
 
 @dataclass(frozen=True)
 class DecoderOnlyConfig:
-    """GLaM, Mixtral, OLMoE, Qwen3-MoE, DeepSeekMoE, Granite-MoE, and the small models of the demo.
+    """GLaM, Mixtral, OLMoE, Qwen3-MoE, DeepSeekMoE, Granite-MoE, gpt-oss, the demo's small models.
 
     ``length`` is the configured tokens of a row: expert capacity follows from it.
     """

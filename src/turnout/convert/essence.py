@@ -1,5 +1,6 @@
 """Which function a configured model computes, whatever it is trained with and however fast."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,10 +32,22 @@ def essence(config: ModelConfig) -> dict[str, Any]:
         for name, value in io.flat(io.to_dict(config))
         if not name.startswith(WITHOUT_EFFECT)
     }
+    if found.get("attention.window") is not None:
+        found["attention.window_pattern"] = shortest(found["attention.window_pattern"])
     weights = found.get("moe.router.weights")
     if weights in SAME_WEIGHTS:
         found["moe.router.weights"] = SAME_WEIGHTS[weights]
     return found
+
+
+def shortest(pattern: Sequence[bool]) -> tuple[bool, ...]:
+    """The shortest beginning of a pattern that repeats to make it, the last time in part or not."""
+    size = next(
+        size
+        for size in range(1, len(pattern) + 1)
+        if all(pattern[i] == pattern[i % size] for i in range(len(pattern)))
+    )
+    return tuple(pattern[:size])
 
 
 def differences(wanted: ModelConfig, found: ModelConfig) -> list[str]:

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from turnout.checkpoint.stream import TensorPlace, read_header, read_tensor
+from turnout.checkpoint.stream import TensorPlace, read_header
 from turnout.config.errors import UserError
-from turnout.convert.fp8 import DEQUANTISED, SUFFIX, block_of, dequantise, scale_shape
+from turnout.convert.quantised import quantised
+from turnout.convert.stored import Places, Plain, Stored
 
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
-EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2)
 MOST_JSON = 64 * 2**20  # bytes of a JSON file
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5")
 # Files for tokenizers and generation, which a conversion takes along unread.
@@ -34,33 +34,33 @@ class Foreign:
     """A Hugging Face checkpoint: its configuration, and where each tensor lies.
 
     Attributes:
-        block: of the weights that are quantised; None where none are.
+        places: of what the files hold.
+        tensors: what can be read, by name; parts of quantised weights are not by themselves.
+        note: what becomes of quantised weights, for people; empty where there are none.
     """
 
     folder: Path
     config: Mapping[str, Any]
-    places: Mapping[str, tuple[Path, TensorPlace]]
-    block: tuple[int, int] | None = None
+    places: Places
+    tensors: Mapping[str, Stored]
+    note: str
 
     @property
     def names(self) -> frozenset[str]:
-        """Tensors; scales belong to what they scale."""
-        scales = {name + SUFFIX for name in self.places}
-        return frozenset(self.places if self.block is None else self.places.keys() - scales)
+        """What can be read."""
+        return frozenset(self.tensors)
 
     def dtype(self, name: str) -> torch.dtype:
         """What ``read`` gives it in."""
-        return DEQUANTISED if self._scaled(name) else self.places[name][1].dtype
+        return self.tensors[name].dtype
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of what ``read`` gives."""
+        return self.tensors[name].shape
 
     def read(self, name: str) -> Tensor:
         """One tensor, in memory of its own, dequantised."""
-        tensor = read_tensor(*self.places[name])
-        if self.block is None or not self._scaled(name):
-            return tensor
-        return dequantise(tensor, read_tensor(*self.places[name + SUFFIX]), self.block)
-
-    def _scaled(self, name: str) -> bool:
-        return self.block is not None and name + SUFFIX in self.places
+        return self.tensors[name].read()
 
 
 def is_foreign(folder: Path) -> bool:
@@ -87,10 +87,11 @@ def open_foreign(folder: Path) -> Foreign:
             places[name] = (path, place)
     if mapped is not None:
         _check_map(folder, mapped, places)
-    block = block_of(config)
-    if block is not None:
-        _check_scales(folder, places, block)
-    return Foreign(folder, config, places, block)
+    found = quantised(folder, config, places)
+    tensors: dict[str, Stored] = {
+        name: Plain(place) for name, place in places.items() if name not in found.parts
+    }
+    return Foreign(folder, config, places, {**tensors, **found.weights}, found.note)
 
 
 def within(folder: Path, name: str) -> Path:
@@ -157,23 +158,6 @@ def _check_map(folder: Path, mapped: Mapping[str, str], places: Mapping[str, Any
     stray = sorted(places.keys() - mapped.keys())
     if stray:
         raise UserError(f"{folder / INDEX}: does not name {stray[0]}, which a shard holds")
-
-
-def _check_scales(
-    folder: Path, places: Mapping[str, tuple[Path, TensorPlace]], block: tuple[int, int]
-) -> None:
-    """Every 8-bit weight is a matrix with as many scales as it has blocks."""
-    for name, (_, place) in places.items():
-        if place.dtype not in EIGHT_BITS:
-            continue
-        scales = places.get(name + SUFFIX)
-        if len(place.shape) != 2 or scales is None:
-            raise UserError(f"{folder}: {name} has 8 bits and no {name + SUFFIX} for its blocks")
-        wanted = scale_shape(place.shape, block)
-        if scales[1].shape != wanted:
-            raise UserError(
-                f"{folder}: {name + SUFFIX} is {list(scales[1].shape)}, must be {list(wanted)}"
-            )
 
 
 def _instead(folder: Path) -> str:

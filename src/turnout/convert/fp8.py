@@ -4,38 +4,75 @@ A matrix [O, I] of float8 (E4M3) has beside it float32 scales [ceil(O / b), ceil
 of b x c; a weight is its number times the scale of its block.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from turnout.checkpoint.stream import read_tensor
 from turnout.config.errors import UserError
+from turnout.convert.stored import Place, Places, Quantised, Stored
 
 SUFFIX = "_scale_inv"
+EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2)
 DEQUANTISED = torch.bfloat16  # 8 significant bits hold E4M3's four; the product is rounded once
 
 
-def block_of(config: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Rows and columns of a block; None where nothing is quantised.
+@final
+@dataclass(frozen=True)
+class Fp8Matrix(Stored):
+    """A matrix and the scales of its blocks."""
+
+    weight: Place
+    scales: Place
+    block: tuple[int, int]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return DEQUANTISED
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.weight[1].shape
+
+    def read(self) -> Tensor:
+        return dequantise(read_tensor(*self.weight), read_tensor(*self.scales), self.block)
+
+    def entries(self) -> Iterator[Tensor]:
+        yield from self.read()
+
+
+def fp8(folder: Path, table: Mapping[str, Any], places: Places) -> Quantised:
+    """The quantised weights by a ``quantization_config``.
 
     Raises:
-        UserError: another quantisation.
+        UserError: it has no sizes of blocks, or a weight is no matrix with as many scales as it
+            has blocks.
     """
-    found = config.get("quantization_config")
-    if found is None:
-        return None
-    method = found.get("quant_method") if isinstance(found, Mapping) else found
-    block = found.get("weight_block_size") if isinstance(found, Mapping) else None
-    sizes = block if isinstance(block, list) else []
-    whole = len(sizes) == 2 and all(type(size) is int and size >= 1 for size in sizes)
-    if method != "fp8" or not whole:
-        raise UserError(
-            f"config.json: quantization_config.quant_method = {method!r}: must be 'fp8' with a "
-            "weight_block_size; save the model without quantisation first"
-        )
-    return sizes[0], sizes[1]
+    block = _block(table)
+    weights: dict[str, Stored] = {}
+    for name, (path, place) in places.items():
+        scales = places.get(name + SUFFIX)
+        if scales is None and place.dtype not in EIGHT_BITS:
+            continue
+        if len(place.shape) != 2 or scales is None:
+            raise UserError(f"{folder}: {name} has 8 bits and no {name + SUFFIX} for its blocks")
+        wanted = scale_shape(place.shape, block)
+        if scales[1].shape != wanted:
+            raise UserError(
+                f"{folder}: {name + SUFFIX} is {list(scales[1].shape)}, must be {list(wanted)}"
+            )
+        weights[name] = Fp8Matrix((path, place), scales, block)
+    note = (
+        f"{len(weights)} weights in 8 bits become bfloat16, rounded once, and stay so on the way "
+        "back"
+    )
+    parts = frozenset(name + end for name in weights for end in ("", SUFFIX))
+    return Quantised(weights, parts, note if weights else "")
 
 
 def scale_shape(shape: tuple[int, ...], block: tuple[int, int]) -> tuple[int, ...]:
@@ -51,3 +88,15 @@ def dequantise(
     spread = scales.float().repeat_interleave(block[0], 0)[:rows]
     spread = spread.repeat_interleave(block[1], 1)[:, :columns]
     return (weight.float() * spread).to(DEQUANTISED)
+
+
+def _block(table: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows and columns of a block."""
+    found = table.get("weight_block_size")
+    sizes = found if isinstance(found, list) else []
+    if len(sizes) != 2 or not all(type(size) is int and size >= 1 for size in sizes):
+        raise UserError(
+            f"config.json: quantization_config.weight_block_size = {found!r}: must be the rows and "
+            "columns of a block with quant_method 'fp8'; save the model without quantisation first"
+        )
+    return sizes[0], sizes[1]

@@ -52,6 +52,7 @@ def map_foreign(foreign: Foreign) -> Mapped:
     notes += [f"{name}: not known to this version, and without effect" for name in values.unread()]
     notes += _left_out(foreign, family, config, used)
     _check_shapes(foreign, config, bound)
+    notes += [foreign.note] if foreign.note else []
     return Mapped(family, config, layout, tuple(bound), tuple(notes))
 
 
@@ -87,11 +88,19 @@ def natives(foreign: Foreign, mapped: Mapped) -> Iterator[tuple[str, Tensor]]:
         UserError: a tensor that must be a copy is none.
     """
     for each in mapped.bound:
-        tensors = each.operation.to_native(map(foreign.read, each.foreign), len(each.foreign))
+        tensors = each.operation.to_native(*_read(foreign, each))
         assert len(tensors) == len(each.native)
         for name in each.native:
             yield name, tensors.pop(0)  # of which nothing is kept here
     check_copies(foreign, mapped)
+
+
+def _read(foreign: Foreign, each: Bound) -> tuple[Iterator[Tensor], int]:
+    """What a rule takes, one at a time, and of how many."""
+    if not each.operation.by_entry:
+        return map(foreign.read, each.foreign), len(each.foreign)
+    (name,) = each.foreign
+    return foreign.tensors[name].entries(), foreign.shape(name)[0]
 
 
 def check_copies(foreign: Foreign, mapped: Mapped) -> None:
@@ -110,7 +119,7 @@ def _left_out(foreign: Foreign, family: Family, config: ModelConfig, used: set[s
     notes, stray = [], []
     for name in sorted(foreign.names - used):
         reason = _first(family.ignored, name) or _beyond(family, config, name)
-        if 0 in foreign.places[name][1].shape:
+        if 0 in foreign.shape(name):
             reason = "it has no elements"  # as of shared experts where there are none of them
         if reason is not None:
             notes.append(f"{name}: left out ({reason})")
@@ -139,7 +148,7 @@ def _check_shapes(foreign: Foreign, config: ModelConfig, bound: Sequence[Bound])
         ours = [wanted[name] for name in each.native]
         theirs = each.operation.to_foreign(ours)
         for name, expected in zip(each.foreign, theirs, strict=True):
-            found = foreign.places[name][1].shape
+            found = foreign.shape(name)
             if found != tuple(expected.shape):
                 raise UserError(
                     f"{foreign.folder}: {name} is {list(found)}, must be {list(expected.shape)} by "

@@ -6,18 +6,28 @@ Axes: E experts, D width, F hidden width, I inputs, O outputs.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import final
 
+import torch
 from torch import Tensor
 
 
 class Operation(ABC):
     """Both directions between the tensors of a rule. Either works on the meta device too, which
-    is how shapes are checked before anything is read."""
+    is how shapes are checked before anything is read.
+
+    Attributes:
+        by_entry: whether it takes one tensor of theirs by the entries of its first axis, of which
+            an expert's is then in memory and not all.
+    """
+
+    by_entry: bool = False
 
     @abstractmethod
     def to_native(self, foreign: Iterable[Tensor], count: int) -> list[Tensor]:
-        """Our tensors from ``count`` of theirs, which are read one at a time, in order."""
+        """Our tensors from ``count`` of theirs, or of one's entries, which are read one at a time,
+        in order."""
 
     @abstractmethod
     def to_foreign(self, native: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -89,3 +99,24 @@ class GateUp(Operation):
         del gate  # before the other one is read
         both[:, hidden:] = next(matrices).mT
         yield both
+
+
+@final
+@dataclass(frozen=True)
+class Alternating(Operation):
+    """What belongs to gate and input of all experts in one tensor [E, .., 2 F], in turns along the
+    last axis, the gate's first; ours are two of [E, .., F]."""
+
+    by_entry = True
+
+    def to_native(self, foreign: Iterable[Tensor], count: int) -> list[Tensor]:
+        entries = iter(foreign)
+        first = next(entries)
+        shape = (count, *first.shape[:-1], first.shape[-1] // 2)
+        gate, up = first.new_empty(shape), first.new_empty(shape)
+        for number, both in enumerate(chain([first], entries)):
+            gate[number], up[number] = both[..., ::2], both[..., 1::2]
+        return [gate, up]
+
+    def to_foreign(self, native: Iterable[Tensor]) -> Iterator[Tensor]:
+        yield torch.stack(list(native), dim=-1).flatten(-2)

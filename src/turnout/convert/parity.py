@@ -115,6 +115,8 @@ def _agreement(
     found = {}
     for (name, mine), other in zip(ours.items(), theirs, strict=True):
         real = masks[name].flatten()
+        if other.shape[-1] != mine.shape[-1]:  # one-hot over all experts, as Switch has it
+            other = other.argmax(-1, keepdim=True)
         left, right = (
             table.reshape(len(real), -1)[real].sort(-1).values for table in (mine, other)
         )
@@ -131,8 +133,7 @@ def _routing(model: Any) -> Iterator[list[Int[Tensor, "..."]]]:
         tables = [part for part in output if isinstance(part, Tensor)] if _several(output) else []
         for table in tables:
             if not table.is_floating_point():
-                one_hot = table.shape[-1] > 1 and int(table.sum(-1).max()) == 1
-                found.append(table.argmax(-1, keepdim=True) if one_hot else table)
+                found.append(table)
                 return
 
     handles = [
@@ -162,8 +163,12 @@ def _transformers(folder: Path) -> Any:
     name = (config.architectures or ["AutoModelForCausalLM"])[0]
     if not hasattr(transformers, name):
         raise UserError(f"--verify: transformers {transformers.__version__} has no class {name}")
-    model = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32)
-    return model.eval()
+    table = dict(getattr(config, "quantization_config", {}))
+    if table.get("quant_method") == "mxfp4":
+        # It would compute in 4 bits where it has the kernels.
+        config.quantization_config = {**table, "dequantize": True}
+    cls = getattr(transformers, name)
+    return cls.from_pretrained(folder, config=config, dtype=torch.float32).eval()
 
 
 def _batch(

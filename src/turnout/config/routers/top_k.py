@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from turnout.config.errors import check_words, positive, require
-from turnout.config.routers.base import RouterSpec, at_least
+from turnout.config.routers.base import RouterSpec, at_least, router_flops
 from turnout.config.routers.expert_groups import check_expert_groups, check_reach
 from turnout.config.routers.exploration import Argmax, Exploration
 
@@ -22,6 +22,8 @@ class TopKRouter(RouterSpec):
 
     ``scale`` multiplies them. The experts form ``expert_groups`` equal groups in order, of which a
     token may use the ``groups_kept`` whose best experts are best (DeepSeek-V2: 3 of 8, scale 16).
+    ``bias``: the logits are ``W x + b``, with b learned like W (gpt-oss), unlike the b of
+    ``sigmoid_top_k``, which follows the loads and has no part in the weights.
     """
 
     kind: ClassVar[str] = "top_k"
@@ -31,6 +33,7 @@ class TopKRouter(RouterSpec):
     expert_groups: int = 1
     groups_kept: int = 1
     scale: float = 1.0
+    bias: bool = False
 
     def __post_init__(self) -> None:
         check_words(self, "router")
@@ -58,4 +61,9 @@ class TopKRouter(RouterSpec):
         check_reach(self.k, self.expert_groups, self.groups_kept, num_experts)
 
     def num_params(self, d_model: int, num_experts: int) -> int:
-        return d_model * num_experts
+        return d_model * num_experts + self.bias * num_experts
+
+
+@router_flops.register
+def _(router: TopKRouter, d_model: int, num_experts: int) -> int:
+    return 2 * d_model * num_experts  # a bias is added, as everywhere, uncounted

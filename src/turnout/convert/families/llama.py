@@ -50,15 +50,22 @@ def heads(values: Read, qk_norm: Any = "none", bias: Any = "none") -> AttentionC
 
 def fields(config: ModelConfig, qk_norm: str) -> dict[str, Any] | None:
     """The shared fields of a configuration; None where they cannot say what it is."""
-    if not isinstance(config, DecoderOnlyConfig) or not isinstance(config.positions, Rotary):
-        return None
     attention, network = config.attention, config.feed_forward
-    if not isinstance(attention, AttentionConfig) or attention.sinks or attention.window:
+    if isinstance(attention, AttentionConfig) and (attention.sinks or attention.window):
         return None
     plain = network.activation == "swiglu" and not network.bias and network.hidden_bias == "none"
-    if not plain or not attention.scaled or attention.qk_norm != qk_norm or config.moe is None:
+    return shared_fields(config, qk_norm) if plain else None
+
+
+def shared_fields(config: ModelConfig, qk_norm: str) -> dict[str, Any] | None:
+    """The same, whatever the networks, windows and sinks."""
+    if not isinstance(config, DecoderOnlyConfig) or not isinstance(config.positions, Rotary):
         return None
-    moe = config.moe
+    attention, moe = config.attention, config.moe
+    if not isinstance(attention, AttentionConfig) or not attention.scaled or moe is None:
+        return None
+    if attention.qk_norm != qk_norm:
+        return None
     if moe.extra_ffn or moe.in_attention or moe.pyramid or moe.decoder_router is not None:
         return None
     if config.tied and config.initialisation.kind == "fan_in":
@@ -86,9 +93,10 @@ def backbone(config: ModelConfig) -> list[Rule]:
     assert isinstance(attention, AttentionConfig)
     at = f"{BLOCK}.self_attention.attention.", f"{THEIRS}.self_attn."
     names = {f"{a}.weight": f"{b}.weight" for a, b in _attention(attention).items()}
-    if attention.bias == "qkv":
-        biased = list(PROJECTIONS.items())[:3]
-        names |= {f"{ours}.bias": f"{theirs}.bias" for ours, theirs in biased}
+    biased = list(PROJECTIONS.items())[: {"none": 0, "qkv": 3, "all": 4}[attention.bias]]
+    names |= {f"{ours}.bias": f"{theirs}.bias" for ours, theirs in biased}
+    if attention.sinks:
+        names["sinks"] = "sinks"
     return found + renamed(at, names, "every")
 
 

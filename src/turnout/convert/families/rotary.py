@@ -22,19 +22,23 @@ KNOWN = {
 }
 
 
-def read_rotary(values: Read, *, interleaved: bool = False) -> Rotary:
-    """The positions.
+def read_rotary(
+    values: Read, *, interleaved: bool = False, absent: Mapping[str, Any] | None = None
+) -> Rotary:
+    """The positions; ``absent`` is the family's table where the configuration has none.
 
     Raises:
         UserError: they are scaled in a way that this version does not know, or parts are missing.
     """
-    table = values.value("rope_parameters") or values.value("rope_scaling") or {}
+    absent = absent or {}
+    table = values.value("rope_parameters") or values.value("rope_scaling") or absent
     if not isinstance(table, Mapping):
         raise UserError(f"config.json: rope_parameters = {table!r}: must be a table")
     unknown = sorted(table.keys() - KNOWN)
     if unknown:
         raise UserError(f"config.json: rope_parameters.{unknown[0]}: is not known to this version")
-    theta = Read(table).number("rope_theta", values.number("rope_theta", 10_000.0))
+    usual = absent.get("rope_theta", 10_000.0)
+    theta = Read(table).number("rope_theta", values.number("rope_theta", usual))
     return Rotary(theta, _scaling(table, values), interleaved)
 
 

@@ -30,7 +30,8 @@ class SoftmaxRouter(Router):
 
     Switch Transformers (2101.03961), equations 1 and 2, for any number of choices; the parts
     say what the logits are made from, how it explores, which groups of experts are open to a token,
-    what the combine weights are, times ``scale``, and which choices are taken up.
+    what the combine weights are, times ``scale``, and which choices are taken up. With ``bias`` the
+    logits are ``W_r x + b``.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class SoftmaxRouter(Router):
         form: LogitForm | None = None,
         groups: BestGroups | None = None,
         scale: float = 1.0,
+        bias: bool = False,
     ) -> None:
         form = form or LinearLogits()
         super().__init__(
@@ -64,12 +66,15 @@ class SoftmaxRouter(Router):
         self.init_scale = shape.init_scale
         self.fan_in = self.form.fan_in(shape)
         self.weight = nn.Parameter(torch.empty(self.form.weight_shape(shape)))
+        self.bias = nn.Parameter(torch.empty(shape.num_experts)) if bias else None
 
     def init_weights(
         self, generator: torch.Generator | None = None, *, std: float | None = None
     ) -> None:
         matrix = self.weight.detach().view(-1, self.fan_in)
         matrix_normal_(matrix, generator, scale=self.init_scale, std=std)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(
         self, x: Float[Tensor, "B S D"], context: RoutingContext
@@ -79,6 +84,8 @@ class SoftmaxRouter(Router):
         if noise is not None:
             tokens = self.exploration.perturb_input(tokens, noise)
         logits = self.form.logits(tokens, self.weight, context)
+        if self.bias is not None:
+            logits = logits + self.bias.float()
         scores = logits if noise is None else self.exploration.selection_scores(logits, noise)
         choices = choose(self.groups.limited(scores), self.choices, context)
 

@@ -19,4 +19,5 @@ def _(config: TopKRouter, shape: RouterShape) -> Router:
         acceptance=AcceptAll(),
         groups=BestGroups(config.expert_groups, config.groups_kept, counted=1),
         scale=config.scale,
+        bias=config.bias,
     )
