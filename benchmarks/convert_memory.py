@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -135,9 +136,9 @@ def report(place: Path, planned: list[Planned]) -> None:
     print(f"{TITLE}\n")
     print(
         f"A random Mixtral of {sum(each.size for each in planned) // 2:,} parameters in bfloat16: "
-        f"{total / MB:,.0f} MB in {shards} files. Peak is the most that a conversion had resident "
-        "above what its imports take; the largest tensor is the larger one of those read and those "
-        "written.\n"
+        f"{total / MB:,.0f} MB in {shards} files. Peak\nis the most that a conversion had resident "
+        "above what its imports take; the\nlargest tensor is the larger one of those read and "
+        f"those written. {datetime.now(UTC):%d %B %Y}.\n"
     )
     print(
         f"Command: `OMP_NUM_THREADS={torch.get_num_threads()} python {' '.join(sys.argv)}`; torch"
