@@ -93,6 +93,9 @@ class MoEConfig:
     ``shared_experts`` beside top-1. ``attention`` puts experts into the self-attention of the same
     layers, beside those of the feed-forward network (``also``) or in their place (``only``): one
     set makes queries, another a vector that is key and value both (Switch, figure 10 and table 10).
+    ``eval_slots`` is a transformers model's way of evaluating, off by default: an expert has that
+    many slots in every row of every pass, generation's too, however many tokens the row has, and
+    padding is routed and takes slots (modeling_switch_transformers.py, ``expert_capacity``).
     """
 
     num_experts: int
@@ -110,6 +113,7 @@ class MoEConfig:
     group: RoutingGroup = field(default_factory=RowsGroup)
     train_capacity_factor: float | None = 1.25
     eval_capacity_factor: float | None = None
+    eval_slots: int | None = None
     capacity_rounding: Rounding = "nearest"
     min_capacity: int = 4
     priority: Priority = "token"
@@ -127,6 +131,7 @@ class MoEConfig:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"moe.{name}", value, "above 0", "or none, which drops no token")
+        self._check_slots()
         require(self.min_capacity >= 1, "moe.min_capacity", self.min_capacity, "at least 1")
         require(self.shared_experts >= 0, "moe.shared_experts", self.shared_experts, "at least 0")
         require(
@@ -149,6 +154,24 @@ class MoEConfig:
         )
         require(
             0 <= self.expert_dropout < 1, "moe.expert_dropout", self.expert_dropout, "in [0, 1)"
+        )
+
+    def _check_slots(self) -> None:
+        """Slots of a row leave nothing for a factor, and no group but the row."""
+        if self.eval_slots is None:
+            return
+        require(self.eval_slots >= 1, "moe.eval_slots", self.eval_slots, "at least 1")
+        require(
+            self.eval_capacity_factor is None,
+            "moe.eval_capacity_factor",
+            self.eval_capacity_factor,
+            "none with moe.eval_slots, which says how many slots there are",
+        )
+        require(
+            self.group.kind == RowsGroup.kind and self.group.rows == 1,
+            "moe.group",
+            self.group,
+            "one row with moe.eval_slots, which are those of a row",
         )
 
     def _check_attention(self) -> None:

@@ -82,7 +82,8 @@ class EncoderDecoder(Model):
         stream = _encoder_stream(batch)
         context = replayed(self.contexts.context(stream, batch), replay, self.encoder, False)
         states, layers, decisions = self.encoder(self.embedding(stream.ids), stream, context)
-        allowed = attention_mask(batch.decoder.segment, stream.segment, stream.mask, causal=False)
+        query = self.decoder.reader(batch.decoder.segment)
+        allowed = attention_mask(query, stream.segment, stream.mask, causal=False)
         return Encoded(allowed, states), (layers, decisions)
 
     def _remember(self, batch: Batch, cache: Cache) -> tuple[Cache, Encoded, Reports]:
@@ -96,7 +97,8 @@ class EncoderDecoder(Model):
             cache = replace(cache, memory=self.decoder.remember(states, stream.mask))
         assert cache.memory is not None
         known = cache.memory.mask
-        allowed = attention_mask(batch.decoder.mask.long(), known.long(), known, causal=False)
+        query = self.decoder.reader(batch.decoder.mask.long())
+        allowed = attention_mask(query, known.long(), known, causal=False)
         return cache, Encoded(allowed), reports
 
 

@@ -42,6 +42,11 @@ class StackShape:
             return frozenset()
         return frozenset(self.moe.placement.sparse_layers(self.num_layers))
 
+    @property
+    def padding_reads(self) -> bool:
+        """Whether padding is routed too, and so must read the tokens of its row."""
+        return self.moe is not None and self.moe.eval_slots is not None
+
     def moe_of(self, layer: int) -> MoEConfig | None:
         """The experts of one layer; None where it is dense."""
         if self.moe is None or layer not in self.sparse:

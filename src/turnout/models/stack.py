@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import cast, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -67,6 +67,11 @@ class Stack(nn.Module):
         return {
             name: layer for block in self._blocks() for name, layer in block.sparse_layers().items()
         }
+
+    def reader(self, segment: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]:
+        """The segment that each query reads. Padding, of segment 0, has none, and nobody reads it;
+        where it takes slots it belongs to the first, or its experts would not be the imitated."""
+        return segment.clamp(min=1) if self.shape.padding_reads else segment
 
     def remember(self, states: Float[Tensor, "B E D"], mask: Bool[Tensor, "B E"]) -> Memory:
         """Keys and values that the blocks' cross-attention reads of an encoder's states."""
@@ -153,7 +158,7 @@ class Stack(nn.Module):
             readable = cache.mask[:, : cache.used]
             query, key = stream.mask.long(), readable.long()
         allowed = attention_mask(
-            query,
+            self.reader(query),
             key,
             readable,
             causal=self.shape.causal,

@@ -128,4 +128,5 @@ def _capacity_rule(config: MoEConfig, group_tokens: int | None) -> CapacityRule:
         evaluation=evaluation,
         within_row=config.group.within_row,
         weights_after_drops=config.weights_after_drops,
+        a_pass=config.eval_slots,
     )

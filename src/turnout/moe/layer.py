@@ -26,13 +26,26 @@ from turnout.moe.stats import LayerDecision, LayerStats, RouterStats, count_by_e
 class CapacityRule:
     """Slots an expert has in a group, constants of the configuration; None drops nothing.
 
-    ``within_row`` says whether a routing group never spans rows of the batch.
+    ``within_row`` says whether a routing group never spans rows of the batch. ``a_pass`` are slots
+    of evaluation in each row of each pass, which padding takes too, whatever else drops nothing.
     """
 
     train: int | None = None
     evaluation: int | None = None
     within_row: bool = True
     weights_after_drops: bool = False
+    a_pass: int | None = None
+
+    def slots(self, training: bool, dropless: bool) -> int | None:
+        """What holds for a pass, ``dropless`` as its context says."""
+        if not training and self.a_pass is not None:
+            return self.a_pass
+        return None if dropless else self.train if training else self.evaluation
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a token can be dropped at all."""
+        return any(slots is not None for slots in (self.train, self.evaluation, self.a_pass))
 
 
 @final
@@ -95,14 +108,18 @@ class MoELayer(nn.Module):
     @property
     def causal(self) -> bool:
         """Whether no token's output ever depends on a later token of its row."""
-        bounded = self.capacity.train is not None or self.capacity.evaluation is not None
-        serves_in_time = not bounded or self.priority.causal(self.router.choices)
+        serves_in_time = not self.capacity.bounded or self.priority.causal(self.router.choices)
         coupled = "group" in (self.router.couples, self.router.couples_in_evaluation)
         return serves_in_time and not coupled
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether, in evaluation, no row's output depends on the other rows of its batch."""
+        """Whether, in evaluation, no row's output depends on the other rows of its batch.
+
+        Where padding takes slots it does: on how long they are.
+        """
+        if self.capacity.a_pass is not None:
+            return False
         return self.capacity.within_row or (
             self.router.couples_in_evaluation == "none" and self.capacity.evaluation is None
         )
@@ -119,6 +136,8 @@ class MoELayer(nn.Module):
         Returns:
             The output (no residual in it), the layer's sums, and its decisions.
         """
+        if self.capacity.a_pass is not None and not self.training:
+            context = replace(context, mask=torch.ones_like(context.mask))
         if context.replay is not None:
             context = replace(context, replay=None, chosen=context.replay.get(self.name))
         assignment, router_stats = self.router(x, context)
@@ -138,8 +157,7 @@ class MoELayer(nn.Module):
         )
 
     def _grant(self, assignment: Assignment, context: RoutingContext) -> Granted:
-        capacity = self.capacity.train if self.training else self.capacity.evaluation
-        capacity = None if context.dropless else capacity
+        capacity = self.capacity.slots(self.training, context.dropless)
         group = context.group.flatten()
         bounded = capacity is not None or self.router.at_most is not None
         priority = self.priority if self.training else self.priority.noiseless()

@@ -25,18 +25,19 @@ from turnout.convert.rules import Rule
 @final
 class SwitchFamily(Family):
     """Nothing is dropped: transformers gives every expert ``expert_capacity`` slots a row (64),
-    whatever the row's length, and padding takes them too."""
+    whatever the row's length, and padding takes them too; ``convert.imitation`` takes that over."""
 
     model_type = "switch_transformers"
     architectures = ("SwitchTransformersForConditionalGeneration",)
     ignored = IGNORED
     copies = COPIES
+    kept = frozenset({"expert_capacity"})
 
     def read(self, values: Read, names: frozenset[str]) -> ModelConfig:
         values.only("router_bias", False, why="routers have no bias here")
         values.only("router_dtype", "float32", why="routers compute in float32 here")
         for name in ("expert_capacity", "router_ignore_padding_tokens"):
-            values.value(name)  # of evaluation with drops, which is not taken over
+            values.value(name)  # of evaluation with drops; transformers reads the first alone
         activation = values.value("dense_act_fn", "relu")
         jitter = values.number("router_jitter_noise", 0.01)
         moe = MoEConfig(
@@ -67,7 +68,7 @@ class SwitchFamily(Family):
             "router_bias": False,
             "router_dtype": "float32",
             "dense_act_fn": "relu",
-            "expert_capacity": 64,
+            "expert_capacity": moe.eval_slots or _enough(config),
         }
 
     def rules(self, config: ModelConfig, layout: Layout, names: frozenset[str]) -> Sequence[Rule]:
@@ -92,6 +93,11 @@ class SwitchFamily(Family):
 
 
 SWITCH = SwitchFamily()
+
+
+def _enough(config: EncoderDecoderConfig) -> int:
+    """Slots with which transformers drops nothing of rows of the configured length."""
+    return max(config.encoder_length, config.decoder_length)
 
 
 def _is_switch(moe: MoEConfig) -> bool:
