@@ -11,7 +11,9 @@ from turnout.convert import parity
 from turnout.convert.folder import open_foreign
 
 
-@pytest.mark.parametrize("name", ["switch, all sparse", "qwen3_moe, dense first", "granitemoe"])
+@pytest.mark.parametrize(
+    "name", ["switch, all sparse", "qwen3_moe, dense first", "granitemoe", "nllb-moe, all sparse"]
+)
 def test_there_and_back_with_a_report(name, tmp_path, capsys):
     folder = saved(name, tmp_path / "hf")
     (folder / "tokenizer_config.json").write_text("{}")

@@ -93,6 +93,8 @@ class MoEConfig:
     ``shared_experts`` beside top-1. ``attention`` puts experts into the self-attention of the same
     layers, beside those of the feed-forward network (``also``) or in their place (``only``): one
     set makes queries, another a vector that is key and value both (Switch, figure 10 and table 10).
+    ``output_masking`` leaves out experts' outputs in training, each with that probability, and
+    scales all by what is left in evaluation (expert output masking: NLLB, 2207.04672, 6.2).
     ``eval_slots`` is a transformers model's way of evaluating, off by default: an expert has that
     many slots in every row of every pass, generation's too, however many tokens the row has, and
     padding is routed and takes slots (modeling_switch_transformers.py, ``expert_capacity``).
@@ -108,6 +110,7 @@ class MoEConfig:
     shared_gate: bool = False
     extra_ffn: bool = False
     expert_dropout: float = 0.0
+    output_masking: float = 0.0
     init_scale: float | None = 0.1
     placement: Placement = field(default_factory=Placement)
     group: RoutingGroup = field(default_factory=RowsGroup)
@@ -152,9 +155,9 @@ class MoEConfig:
             self.weights_after_drops,
             "false where a token has one expert, whose weight would always be 1",
         )
-        require(
-            0 <= self.expert_dropout < 1, "moe.expert_dropout", self.expert_dropout, "in [0, 1)"
-        )
+        for name in ("expert_dropout", "output_masking"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"moe.{name}", value, "in [0, 1)")
 
     def _check_slots(self) -> None:
         """Slots of a row leave nothing for a factor, and no group but the row."""
@@ -178,7 +181,7 @@ class MoEConfig:
         """Nothing about feed-forward experts is set where there are none."""
         if self.in_feed_forward:
             return
-        for name in ("expert", "shared_experts", "extra_ffn", "expert_dropout"):
+        for name in ("expert", "shared_experts", "extra_ffn", "expert_dropout", "output_masking"):
             require(
                 not getattr(self, name),
                 f"moe.{name}",

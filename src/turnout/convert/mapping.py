@@ -53,6 +53,7 @@ def map_foreign(foreign: Foreign, imitate: str | None = None) -> Mapped:
     if missing:
         raise UserError(f"{foreign.folder}: lacks {_few(missing)}, which {family.model_type} needs")
     notes = [f"{name}: not known to this version, and without effect" for name in values.unread()]
+    notes += values.remarks
     notes += _left_out(foreign, family, config, used)
     _check_shapes(foreign, config, bound)
     return Mapped(family, config, layout, tuple(bound), tuple(notes))

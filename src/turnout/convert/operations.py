@@ -58,6 +58,18 @@ class Stacked(Operation):
 
 @final
 @dataclass(frozen=True)
+class StackedVectors(Operation):
+    """A vector [O] an expert; ours is [E, O]."""
+
+    def to_native(self, foreign: Iterable[Tensor], count: int) -> list[Tensor]:
+        return [torch.stack(list(foreign))]
+
+    def to_foreign(self, native: Sequence[Tensor]) -> Iterator[Tensor]:
+        yield from native[0]
+
+
+@final
+@dataclass(frozen=True)
 class Transposed(Operation):
     """All experts in one tensor [E, O, I]; ours is [E, I, O]."""
 

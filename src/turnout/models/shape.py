@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from turnout.config.attention import Attention
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.moe import MoEConfig
+from turnout.config.norms import NormName
 from turnout.config.positions import Positions
 
 
@@ -34,6 +35,7 @@ class StackShape:
     vocab_size: int
     residual: float = 1.0
     attention_scale: float | None = None
+    norm: NormName = "rms"
 
     @property
     def sparse(self) -> frozenset[int]:

@@ -16,6 +16,7 @@ from turnout.moe.capacity import grant
 from turnout.moe.context import RoutingContext
 from turnout.moe.dispatch import Dispatcher, Granted
 from turnout.moe.experts import ExpertStack
+from turnout.moe.masking import OutputMasking
 from turnout.moe.priority import Priority, TokenOrder
 from turnout.moe.routers import Router
 from turnout.moe.shared import SharedExperts
@@ -69,6 +70,7 @@ class MoELayer(nn.Module):
         priority: Priority | None = None,
         capacity: CapacityRule | None = None,
         shared: SharedExperts | None = None,
+        masking: OutputMasking | None = None,
         name: str = "moe",
         stack: str = "decoder",
     ) -> None:
@@ -81,6 +83,7 @@ class MoELayer(nn.Module):
         self.dispatcher = dispatcher
         self.priority = priority or TokenOrder()
         self.capacity = capacity or CapacityRule()
+        self.masking = masking
 
     def init_weights(
         self, generator: torch.Generator | None = None, *, std: float | None = None
@@ -100,6 +103,7 @@ class MoELayer(nn.Module):
             priority=self.priority,
             capacity=self.capacity,
             shared=self.shared,
+            masking=self.masking,
             name=self.name,
             stack=self.stack,
         )
@@ -144,7 +148,7 @@ class MoELayer(nn.Module):
         if context.chosen is not None:
             assignment = _as_served(assignment, context.chosen)
         granted = self._grant(assignment, context)
-        dispatched = self.dispatcher.dispatch(x.flatten(0, 1), granted)
+        dispatched = self.dispatcher.dispatch(x.flatten(0, 1), self._masked(granted, context))
         rows = self.experts(dispatched.rows, dispatched.offsets)
         y = self.dispatcher.combine(rows, dispatched.ticket)
         y = y.view(*x.shape[:2], y.shape[1])
@@ -184,6 +188,15 @@ class MoELayer(nn.Module):
             num_experts=self.experts.num_experts,
             capacity=capacity,
         )
+
+    def _masked(self, granted: Granted, context: RoutingContext) -> Granted:
+        """With the weights that masking leaves: decisions and sums are those before it."""
+        if self.masking is None:
+            return granted
+        assignment = self.masking.masked(
+            granted.assignment, context, experts=granted.num_experts, training=self.training
+        )
+        return replace(granted, assignment=assignment)
 
     def _stats(self, router: RouterStats, granted: Granted, context: RoutingContext) -> LayerStats:
         assignment, shape = granted.assignment, (context.num_groups, granted.num_experts)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from turnout.config.errors import check_words, require
-from turnout.config.routers.base import RouterSpec, at_least
+from turnout.config.routers.base import RouterSpec, at_least, router_flops
 from turnout.config.routers.exploration import Argmax, Exploration
 
 CombineWeights = Literal["raw", "renormalised", "softmax_of_selected"]
@@ -17,13 +17,15 @@ class TopKRouter(RouterSpec):
     ``raw``: the softmax probabilities (V-MoE, Flaxformer, OLMoE, DeepSeekMoE).
     ``renormalised``: divided by their sum over the chosen, before drops (GShard, Mesh-TF, Qwen3).
     ``softmax_of_selected``: softmax over the chosen logits alone (Mixtral); the same numbers as
-    ``renormalised``, by another route through float32.
+    ``renormalised``, by another route through float32. ``bias`` adds a trained number to each
+    expert's logit.
     """
 
     kind: ClassVar[str] = "top_k"
     k: int = 2
     weights: CombineWeights = "renormalised"
     exploration: Exploration = field(default_factory=Argmax)
+    bias: bool = False
 
     def __post_init__(self) -> None:
         check_words(self, "router")
@@ -48,4 +50,10 @@ class TopKRouter(RouterSpec):
         at_least(self.k, num_experts, self.kind)
 
     def num_params(self, d_model: int, num_experts: int) -> int:
-        return d_model * num_experts
+        return (d_model + self.bias) * num_experts
+
+
+@router_flops.register
+def _(router: TopKRouter, d_model: int, num_experts: int) -> int:
+    """The product with the matrix; a bias is only added."""
+    return 2 * d_model * num_experts

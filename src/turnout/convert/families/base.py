@@ -39,6 +39,11 @@ class Read:
     def __init__(self, table: Mapping[str, Any]) -> None:
         self._table = table
         self._asked: set[str] = set()
+        self.remarks: list[str] = []
+
+    def remark(self, text: str) -> None:
+        """Something to be told to whoever converts."""
+        self.remarks.append(text)
 
     def value(self, name: str, default: Any = None) -> Any:
         """As it stands there; ``default`` where it is missing or null."""

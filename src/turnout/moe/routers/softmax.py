@@ -42,6 +42,7 @@ class SoftmaxRouter(Router):
         acceptance: Acceptance,
         at_most: int | None = None,
         form: LogitForm | None = None,
+        bias: bool = False,
     ) -> None:
         form = form or LinearLogits()
         super().__init__(
@@ -59,12 +60,15 @@ class SoftmaxRouter(Router):
         self.init_scale = shape.init_scale
         self.fan_in = self.form.fan_in(shape)
         self.weight = nn.Parameter(torch.empty(self.form.weight_shape(shape)))
+        self.bias = nn.Parameter(torch.empty(shape.num_experts)) if bias else None
 
     def init_weights(
         self, generator: torch.Generator | None = None, *, std: float | None = None
     ) -> None:
         matrix = self.weight.detach().view(-1, self.fan_in)
         matrix_normal_(matrix, generator, scale=self.init_scale, std=std)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(
         self, x: Float[Tensor, "B S D"], context: RoutingContext
@@ -74,6 +78,8 @@ class SoftmaxRouter(Router):
         if noise is not None:
             tokens = self.exploration.perturb_input(tokens, noise)
         logits = self.form.logits(tokens, self.weight, context)
+        if self.bias is not None:
+            logits = logits + self.bias.float()
         scores = logits if noise is None else self.exploration.selection_scores(logits, noise)
         choices = choose(scores, self.choices, context)
 

@@ -15,4 +15,5 @@ def _(config: TopKRouter, shape: RouterShape) -> Router:
         weights=config.weights,
         exploration=build_exploration(config.exploration),
         acceptance=AcceptAll(),
+        bias=config.bias,
     )
