@@ -19,7 +19,7 @@ from turnout.convert.folder import open_foreign
 from turnout.convert.mapping import map_foreign
 from turnout.convert.repairs import mended
 
-# As facebook/nllb-moe-54b says it, but for the sizes.
+# In the fields of the published 54 billion, with other sizes.
 PUBLISHED = {
     "model_type": "nllb-moe",
     "architectures": ["NllbMoeForConditionalGeneration"],
@@ -68,7 +68,7 @@ PUBLISHED = {
 
 
 def published_tensors():
-    """The names of that checkpoint: every tied table written out, and the sinusoids with them."""
+    """Every tied table written out, and the sinusoids with them, as older versions wrote them."""
     generator = torch.Generator().manual_seed(5)
 
     def drawn(*shape):

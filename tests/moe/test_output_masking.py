@@ -1,4 +1,4 @@
-"""Expert output masking (NLLB, 2207.04672, section 6.2), and a router's bias."""
+"""Expert output masking (NLLB, 2207.04672), and a router's bias."""
 
 from dataclasses import replace
 

@@ -94,7 +94,7 @@ class MoEConfig:
     layers, beside those of the feed-forward network (``also``) or in their place (``only``): one
     set makes queries, another a vector that is key and value both (Switch, figure 10 and table 10).
     ``output_masking`` leaves out experts' outputs in training, each with that probability, and
-    scales all by what is left in evaluation (expert output masking: NLLB, 2207.04672, 6.2).
+    scales all by what is left in evaluation (expert output masking: NLLB, 2207.04672).
     ``eval_slots`` is a transformers model's way of evaluating, off by default: an expert has that
     many slots in every row of every pass, generation's too, however many tokens the row has, and
     padding is routed and takes slots (modeling_switch_transformers.py, ``expert_capacity``).

@@ -12,9 +12,10 @@ from turnout.moe.noise import Stream, token_noise
 
 @dataclass(frozen=True)
 class OutputMasking:
-    """NLLB (2207.04672, section 6.2): in training each expert's output for a token is left out
-    with probability ``rate``, one for all its entries; evaluation takes all of them times
-    ``1 - rate``. The draw has no state and is salted by the layer."""
+    """NLLB (2207.04672): in training each expert's output for a token is left out with probability
+    ``rate``, one for all its entries; evaluation takes all of them times ``1 - rate``
+    (modeling_nllb_moe.py, ``moe_token_dropout``). The draw has no state and is salted by the
+    layer."""
 
     rate: float
     layer: int
