@@ -22,7 +22,11 @@ BASE = run("switch_tiny")
 
 def test_unions_are_tagged_and_none_is_a_word() -> None:
     table = to_dict(MoEConfig(4, train_capacity_factor=None))
-    assert table["router"] == {"kind": "switch", "exploration": {"kind": "argmax"}}
+    assert table["router"] == {
+        "kind": "switch",
+        "exploration": {"kind": "argmax"},
+        "bias": False,
+    }
     assert (table["train_capacity_factor"], table["expert"]) == ("none", "none")
     assert from_dict(MoEConfig, table) == MoEConfig(4, train_capacity_factor=None)
     assert from_dict(RouterConfig, {"kind": "top_k", "k": 3}) == TopKRouter(3)

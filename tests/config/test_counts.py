@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from turnout.config.attention import AttentionConfig
 from turnout.config.counts import Components
+from turnout.config.errors import ConfigError
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig
 from turnout.config.moe import MoEConfig, Placement
-from turnout.config.positions import RelativeBias, Rotary
+from turnout.config.positions import RelativeBias, Rotary, Sinusoidal
 from turnout.config.presets.switch import switch_base
 from turnout.config.presets.t5 import t5
 from turnout.config.routers import (
@@ -23,6 +24,7 @@ from turnout.config.routers import (
     NoisyTopKRouter,
     NoTokenLeftBehindRouter,
     SentenceRouter,
+    SwitchRouter,
     TaskRouter,
     ThorRouter,
     TopKRouter,
@@ -69,6 +71,33 @@ def test_encoder_decoder_by_hand() -> None:
     # a table a layer: 6 * 64 instead of 2 * 64
     by_layer = pair(positions=RelativeBias(per_layer=True))
     assert by_layer.num_params() == count.total + 4 * 64
+
+
+def test_biased_norms_and_sinusoids_by_hand() -> None:
+    # As above: 18 norms of 8, now with 8 biases each; no table of positions; ST-MoE's extra network
+    # in the 3 sparse layers brings a norm of 16 each. Scaling embeddings holds nothing.
+    plain = pair().num_params()
+    nllb = {"norm": "layer", "positions": Sinusoidal(offset=2), "scaled_embedding": True}
+    assert pair(**nllb).num_params() == plain + 18 * 8 - 128
+    assert pair(**nllb).param_count().components.positions == 0
+    moe = MoEConfig(4, extra_ffn=True)
+    apart = pair(**nllb, moe=moe).num_params() - pair(moe=moe).num_params()
+    assert apart == 18 * 8 - 128 + 3 * 8
+    # Of one stack of 3 layers 7 norms.
+    assert single(norm="layer").num_params() == single().num_params() + 7 * 8
+    assert single(norm="layer", positions=Sinusoidal()).flops(2, 5) == single().flops(2, 5)
+
+
+@pytest.mark.parametrize("family", [pair, single])
+def test_sinusoids_need_two_frequencies(family) -> None:
+    with pytest.raises(ConfigError, match=r"model\.d_model = 3: must be at least 4 with sinus"):
+        family(d_model=3, positions=Sinusoidal())
+
+
+@pytest.mark.parametrize("fields", [{"offset": -1}, {"theta": 1.0}, {"theta": float("inf")}])
+def test_sinusoids_that_cannot_be(fields) -> None:
+    with pytest.raises(ConfigError, match=r"positions\.(offset|theta)"):
+        Sinusoidal(**fields)
 
 
 def test_decoder_only_by_hand() -> None:
@@ -130,6 +159,8 @@ def test_sparse_layers_by_hand() -> None:
         (SentenceRouter(), 8 * 4, 2),
         (MultiGateRouter(5), 5 * 8 * 4, 2),
         (HierarchicalRouter(2), 2 * 8 * (2 + 4), 4),
+        (SwitchRouter(bias=True), 8 * 4 + 4, 1),
+        (TopKRouter(2, bias=True), 8 * 4 + 4, 2),
     ],
 )
 def test_routers_count_what_they_hold(router: object, router_params: int, active: int) -> None:

@@ -11,12 +11,21 @@ import turnout.config
 from turnout.config.attention import AttentionConfig
 from turnout.config.errors import ConfigError
 from turnout.config.feed_forward import FeedForwardConfig
+from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig
 from turnout.config.moe import MoEConfig
 
+SHARED: dict[str, Any] = {
+    "vocab_size": 10,
+    "d_model": 8,
+    "attention": AttentionConfig(2, 4),
+    "feed_forward": FeedForwardConfig(8),
+}
 REQUIRED: dict[type, dict[str, Any]] = {
     AttentionConfig: {"num_heads": 2, "head_dim": 4},
     FeedForwardConfig: {"d_ff": 8},
     MoEConfig: {"num_experts": 4},
+    DecoderOnlyConfig: {**SHARED, "num_layers": 2},
+    EncoderDecoderConfig: {**SHARED, "encoder_layers": 2, "decoder_layers": 2},
 }
 
 

@@ -75,6 +75,21 @@ GROUPS = {
     "routed_scaling_factor": 16.0,
 }
 
+NLLB = {
+    "vocab_size": VOCABULARY,
+    "d_model": 16,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 24,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_sparse_step": 2,
+    "decoder_sparse_step": 2,
+    "num_experts": 3,
+    "max_position_embeddings": 64,
+}
+
 # Class, fields of its configuration. Odd numbers of experts, heads wider than the model, grouped
 # queries, dense first layers, shared experts, tied and untied heads.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -262,6 +277,44 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "GptOss",
         {**DECODER, **OSS, "num_local_experts": 3, "layer_types": ["full_attention"] * 2},
     ),
+    "nllb-moe": ("NllbMoe", NLLB),
+    "nllb-moe, all sparse": (
+        "NllbMoe",
+        {
+            **NLLB,
+            "decoder_layers": 3,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_sparse_step": 1,
+            "decoder_sparse_step": 1,
+            "num_experts": 8,
+            "router_bias": True,
+            "normalize_router_prob_before_dropping": True,
+            "batch_prioritized_routing": True,
+            "moe_token_dropout": 0.0,
+        },
+    ),
+    "nllb-moe, odd": (
+        "NllbMoe",
+        {
+            **NLLB,
+            "d_model": 15,
+            "encoder_attention_heads": 3,
+            "decoder_attention_heads": 3,
+            "encoder_layers": 4,
+            "decoder_layers": 3,
+            "encoder_sparse_step": 3,
+            "decoder_sparse_step": 3,
+            "num_experts": 5,
+            "moe_token_dropout": 0.4,
+            "scale_embedding": False,
+            "router_ignore_padding_tokens": True,
+        },
+    ),
+    "nllb-moe, dense": (
+        "NllbMoe",
+        {**NLLB, "encoder_sparse_step": 0, "decoder_sparse_step": 0},
+    ),
     "granitemoe, untied": ("GraniteMoe", {**DECODER, "num_local_experts": 2}),
 }
 
@@ -269,7 +322,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 def random_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
     """The model of a case, in evaluation mode, every weight drawn, norms around one."""
     kind, fields = CASES[name]
-    two = kind in ("T5", "MT5", "SwitchTransformers")
+    two = kind in ("T5", "MT5", "SwitchTransformers", "NllbMoe")
     suffix = "ForConditionalGeneration" if two else "ForCausalLM"
     torch.manual_seed(0)
     model = getattr(transformers, kind + suffix)(getattr(transformers, f"{kind}Config")(**fields))
@@ -282,7 +335,24 @@ def random_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):
                 buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
-    return model.to(dtype).eval()
+        if kind == "NllbMoe":  # as initialised and trained: padding is never chosen
+            model.model.shared.weight[model.config.pad_token_id] = 0.0
+    return with_its_experts(model.to(dtype).eval())
+
+
+def with_its_experts(model: Any) -> Any:
+    """Of transformers 5.23's NLLB-MoE, which mistakes a mask of experts for their numbers and uses
+    experts 0 and 1 alone, the model that its router means; others as they are."""
+    for module in model.modules():
+        if type(module).__name__ == "NllbMoeExperts":
+            module.register_forward_pre_hook(_numbered)
+    return model
+
+
+def _numbered(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    rows, _, weights = inputs
+    best = weights.topk(2, dim=1)
+    return rows, best.indices, best.values
 
 
 def saved(name: str, folder: Path, **words: Any) -> Path:
@@ -295,16 +365,18 @@ def saved(name: str, folder: Path, **words: Any) -> Path:
 def reload(name: str, folder: Path) -> Any:
     """The model of a folder, by transformers."""
     cls = type(random_model(name))
-    return cls.from_pretrained(folder, dtype=torch.float32).eval()
+    return with_its_experts(cls.from_pretrained(folder, dtype=torch.float32).eval())
 
 
-def text(lengths: list[int], width: int, side: str, seed: int = 0) -> tuple[torch.Tensor, ...]:
+def text(
+    lengths: list[int], width: int, side: str, seed: int = 0, padding: int = 0
+) -> tuple[torch.Tensor, ...]:
     """Random ids and a mask, padded on one side."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(2, VOCABULARY, (len(lengths), width), generator=generator)
     slot, length = torch.arange(width), torch.tensor(lengths).unsqueeze(1)
     mask = slot < length if side == "right" else slot >= width - length
-    return torch.where(mask, ids, 0), mask
+    return torch.where(mask, ids, padding), mask
 
 
 @torch.no_grad()

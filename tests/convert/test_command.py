@@ -19,6 +19,7 @@ from turnout.convert.folder import open_foreign
         "granitemoe",
         "deepseek_v2, groups",
         "gpt_oss",
+        "nllb-moe, all sparse",
     ],
 )
 def test_there_and_back_with_a_report(name, tmp_path, capsys):

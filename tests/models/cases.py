@@ -10,7 +10,7 @@ from turnout.config.initialisation import FanInInit, NormalInit
 from turnout.config.latent_attention import LatentAttention
 from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig, ModelConfig
 from turnout.config.moe import MoEConfig, Placement
-from turnout.config.positions import RelativeBias, Rotary
+from turnout.config.positions import RelativeBias, Rotary, Sinusoidal
 from turnout.config.rotary_scaling import YarnScaling
 from turnout.config.routers import SwitchRouter, TopKRouter
 from turnout.data.batch import Batch, Stream
@@ -56,7 +56,9 @@ T5 = EncoderDecoderConfig(
     decoder_length=LENGTH,
 )
 
-DENSE: dict[str, ModelConfig] = {"modern": MODERN, "glam": GLAM, "t5": T5}
+SINES = replace(MODERN, positions=Sinusoidal(), norm="layer")
+
+DENSE: dict[str, ModelConfig] = {"modern": MODERN, "glam": GLAM, "t5": T5, "sines": SINES}
 SPARSE: dict[str, ModelConfig] = {
     "olmoe": replace(
         MODERN, moe=TOP2, attention=AttentionConfig(4, 4, num_kv_heads=2, qk_norm="full")
@@ -89,6 +91,16 @@ SPARSE: dict[str, ModelConfig] = {
         positions=Rotary(
             100.0, YarnScaling(4.0, 8, mscale=0.7, mscale_all_dim=0.9), interleaved=True
         ),
+    ),
+    "nllb": replace(
+        T5,
+        moe=replace(SWITCH, router=TopKRouter(2, bias=True), output_masking=0.25),
+        attention=AttentionConfig(4, 4, bias="all"),
+        feed_forward=FeedForwardConfig(24, bias=True),
+        positions=Sinusoidal(offset=2),
+        initialisation=NormalInit(0.1),
+        norm="layer",
+        scaled_embedding=True,
     ),
     "attention": replace(T5, moe=replace(SWITCH, attention="also")),
     "attention_only": replace(MODERN, moe=replace(SWITCH, router=TopKRouter(2), attention="only")),

@@ -56,6 +56,7 @@ def test_names_of_sparse_layers() -> None:
         "sparse_glam": ["decoder.1.moe"],
         "switch": ["encoder.1.moe", "decoder.1.moe"],
         "st_moe": ["encoder.1.moe", "decoder.1.moe"],
+        "nllb": ["encoder.1.moe", "decoder.1.moe"],
         "gpt_oss": ["decoder.1.moe"],
         "deepseek": ["decoder.1.moe"],
         "attention": [

@@ -31,7 +31,12 @@ def packed(rows: Stream) -> Stream:
 
 
 def by_document(config: ModelConfig) -> ModelConfig:
-    moe = config.moe and replace(config.moe, group=DocumentGroup(), train_capacity_factor=1.0)
+    moe = config.moe and replace(
+        config.moe,
+        group=DocumentGroup(),
+        train_capacity_factor=1.0,
+        output_masking=0.0,  # its draws go by the row, which packing changes
+    )
     return replace(config, moe=moe)
 
 

@@ -127,6 +127,26 @@ def test_dropped_tokens_and_padding_get_zero():
     assert decision.expert.flatten().tolist() == [0, -1, -1, -1]
 
 
+def test_slots_of_a_pass_go_to_padding_too_and_to_generation():
+    """One expert liked by all, two slots a row: padding on the left takes one of them."""
+    layer = small_layer(SwitchRouter(), group_tokens=8, train_capacity_factor=2.0, eval_slots=2)
+    with torch.no_grad():
+        layer.router.weight.zero_()
+    mask = torch.tensor([[False, True, True, True], [True, True, True, True]])
+    for context in (RoutingContext.of(mask), replace(RoutingContext.of(mask), dropless=True)):
+        y, stats, decision = layer.eval()(hidden(2, 4), context)
+        assert decision.expert.flatten(1).tolist() == [[0, 0, -1, -1], [0, 0, -1, -1]]
+        assert [bool(row.any()) for row in y[0]] == [True, True, False, False]
+        assert stats.router.tokens.tolist() == [4, 4] and stats.unrouted.tolist() == [2, 2]
+    # Training goes by its own factor (2 * 8 / 4 slots), and padding takes part in nothing.
+    _, stats, decision = layer.train()(hidden(2, 4), RoutingContext.of(mask))
+    assert layer.capacity.slots(True, False) == 4
+    assert decision.expert.flatten(1).tolist() == [[-1, 0, 0, 0], [0, 0, 0, 0]]
+    assert stats.router.tokens.tolist() == [3, 4]
+    assert layer.causal and not layer.batch_invariant
+    assert not small_layer(TopKRouter(2), priority="choice", eval_slots=2).causal
+
+
 def test_no_token_left_behind_serves_by_the_next_best():
     layer = small_layer(
         NoTokenLeftBehindRouter(3), group_tokens=4, train_capacity_factor=1.0, num_experts=4

@@ -1,9 +1,9 @@
-"""RMS normalisation by hand, its precision, and the linear map's casts."""
+"""Normalisation by hand, its precision, and the linear map's casts."""
 
 import torch
 
 from turnout.nn.linear import Linear
-from turnout.nn.norms import RMSNorm
+from turnout.nn.norms import LayerNorm, RMSNorm
 
 
 def test_norm_by_hand() -> None:
@@ -13,6 +13,29 @@ def test_norm_by_hand() -> None:
     # mean square of (3, 4) is 12.5, its root 3.5355: (3, 4) / 3.5355 * (1, 2).
     expected = torch.tensor([[3 / 12.5**0.5, 8 / 12.5**0.5]])
     torch.testing.assert_close(norm(torch.tensor([[3.0, 4.0]])), expected)
+
+
+def test_layer_norm_by_hand() -> None:
+    norm = LayerNorm(4, epsilon=0.75)
+    norm.init_weights()
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+        norm.bias.copy_(torch.tensor([0.0, 0.0, 1.0, -1.0]))
+    # mean of (0, 1, 2, 3) is 1.5, variance (2.25 + 0.25 + 0.25 + 2.25) / 4 = 1.25; with epsilon 2:
+    # (-1.5, -0.5, 0.5, 1.5) / sqrt(2), times the scale, plus the bias.
+    root = 2**0.5
+    expected = torch.tensor([-1.5 / root, -1 / root, 1.5 / root + 1, 6 / root - 1])
+    torch.testing.assert_close(norm(torch.arange(4.0)), expected)
+
+
+def test_layer_norm_in_bf16_is_float32_inside_and_starts_neutral() -> None:
+    norm = LayerNorm(512, epsilon=1e-5)
+    norm.init_weights()
+    x = 3 + torch.randn(8, 512, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert torch.equal(norm(x), norm(x.float()).bfloat16())
+    wide = norm(x.float())
+    torch.testing.assert_close(wide.mean(1), torch.zeros(8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(wide.var(1, correction=0), torch.ones(8), atol=1e-4, rtol=0)
 
 
 def test_epsilon_stands_under_the_root() -> None:

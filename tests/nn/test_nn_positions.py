@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turnout.config.positions import RelativeBias
-from turnout.nn.positions import RelativePositionBias, RotaryAngles, relative_bucket
+from turnout.nn.positions import RelativePositionBias, RotaryAngles, Sinusoids, relative_bucket
 
 # Causal, 32 buckets up to distance 128: 0 to 15 are exact, bucket 16 + j starts at the first
 # integer that is at least 16 * 8^(j / 16):
@@ -115,3 +115,13 @@ def test_rotation_keeps_the_dtype_and_computes_in_float32() -> None:
     rotation = RotaryAngles(10_000.0, 8).at(torch.tensor([[1000, 2001, 4003]]))
     low = x.bfloat16()
     assert torch.equal(rotation.apply(low), rotation.apply(low.float()).bfloat16())
+
+
+def test_sinusoids_by_hand() -> None:
+    # Width 7: three frequencies, 1, 100^(-1/2) and 100^-1, sines, then cosines, then one zero.
+    found = Sinusoids(7, offset=2, theta=100.0).at(torch.tensor([[0, 3]]))
+    for place, p in ((0, 2), (1, 5)):
+        angles = [p * 1.0, p * 0.1, p * 0.01]
+        expected = [math.sin(a) for a in angles] + [math.cos(a) for a in angles] + [0.0]
+        torch.testing.assert_close(found[0, place], torch.tensor(expected))
+    assert found.dtype == torch.float32

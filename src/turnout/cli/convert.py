@@ -34,6 +34,8 @@ def run(arguments: Sequence[str]) -> int:
     foreign = is_foreign(source)
     if foreign and options.dtype is not None:
         raise UserError("--dtype: goes with a Hugging Face target; a run keeps the dtypes it gets")
+    if not foreign and options.imitate is not None:
+        raise UserError("--imitate: goes with a Hugging Face source; a run says how it evaluates")
     written = _to_native(source, target, options) if foreign else _back(source, target, options)
     for line in _report(written):
         print(line)
@@ -71,6 +73,11 @@ def _parser() -> Parser:
         "--shard-size", type=float, default=5.0, metavar="GB", help="most of a file; default 5"
     )
     parser.add_argument(
+        "--imitate",
+        choices=("transformers",),
+        help="evaluate as transformers does where that is not what the paper says",
+    )
+    parser.add_argument(
         "--verify", action="store_true", help="compare with transformers at the end"
     )
     return parser
@@ -82,7 +89,7 @@ def _to_native(source: Path, target: Path, options: argparse.Namespace) -> "Writ
     from turnout.convert.mapping import map_foreign
 
     foreign = open_foreign(source)
-    mapped = map_foreign(foreign)
+    mapped = map_foreign(foreign, options.imitate)
     size = int(options.shard_size * 1e9)
     return to_native(foreign, mapped, target, shard=size, progress=_progress())
 

@@ -5,17 +5,17 @@ from functools import singledispatch
 from turnout.config.attention import Attention, AttentionConfig
 from turnout.config.errors import ConfigError, require
 from turnout.config.latent_attention import LatentAttention
-from turnout.config.positions import RelativeBias, Rotary
+from turnout.config.positions import RelativeBias, Rotary, Sinusoidal
 
 
 @singledispatch
 def check_positions(positions: object, attention: Attention) -> None:
     """Raise ``ConfigError`` unless ``positions`` go with ``attention``."""
-    raise ConfigError("model.positions", positions, "relative_bias or rotary")
+    raise ConfigError("model.positions", positions, "relative_bias, rotary or sinusoidal")
 
 
 @check_positions.register
-def _(positions: RelativeBias, attention: Attention) -> None:
+def _(positions: RelativeBias | Sinusoidal, attention: Attention) -> None:
     require(
         attention.kind != LatentAttention.kind,
         "model.positions.kind",

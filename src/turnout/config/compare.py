@@ -137,6 +137,13 @@ class Protocol:
             "evaluation drops no token",
         )
         require(
+            moe.eval_slots is None,
+            "model.moe.eval_slots",
+            moe.eval_slots,
+            "none in a comparison",
+            "evaluation drops no token",
+        )
+        require(
             train.steps // train.eval_every >= FEWEST_EVALUATIONS,
             "train.eval_every",
             train.eval_every,

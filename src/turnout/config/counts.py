@@ -3,7 +3,8 @@
 The module tree that is counted: an embedding [V, D]; a head [V, D] unless tied; a layer is
 norm + self-attention, in the decoder of two stacks norm + cross-attention, norm + feed-forward
 (dense, or sparse with its router, shared experts and extra dense network); a final norm a stack.
-Norms hold one weight [D]; no projection has a bias unless its configuration says so.
+Norms hold one weight [D], and a bias [D] where the configuration says ``layer``; no projection has
+a bias unless its configuration says so.
 """
 
 from dataclasses import dataclass, fields
@@ -71,6 +72,12 @@ class Stack:
     moe: MoEConfig | None
     positions: Positions
     cross: bool = False
+    biased_norms: bool = False
+
+    @property
+    def norm_params(self) -> int:
+        """Parameters of one norm."""
+        return self.d_model * (2 if self.biased_norms else 1)
 
     @property
     def sparse_layers(self) -> tuple[int, ...]:
@@ -147,7 +154,7 @@ def _backbone(stack: Stack) -> Components:
     return Components(
         attention=(attentions - projecting) * stack.attention.num_params(stack.d_model)
         + projecting * stack.attention.num_shared_params(stack.d_model),
-        norms=(attentions + stack.num_layers + 1) * stack.d_model,
+        norms=(attentions + stack.num_layers + 1) * stack.norm_params,
         feed_forward=dense * stack.feed_forward.num_params(stack.d_model),
         positions=stack.positions.num_params(stack.num_layers, stack.attention.num_heads),
     )
@@ -167,7 +174,7 @@ def _sparse(stack: Stack, active: bool) -> Components:
 def _sparse_networks(stack: Stack, moe: MoEConfig, active: bool) -> Components:
     width = stack.d_model
     shared = moe.shared_ffn(stack.feed_forward)
-    extra = stack.feed_forward.num_params(width) + width
+    extra = stack.feed_forward.num_params(width) + stack.norm_params
     return Components(
         experts=_counted(moe, active) * moe.expert_ffn(stack.feed_forward).num_params(width),
         shared_experts=0 if shared is None else shared.num_params(width) + moe.shared_gate * width,

@@ -7,12 +7,13 @@ from typing import ClassVar
 from turnout.config import counts
 from turnout.config.attention import Attention, AttentionConfig
 from turnout.config.attention_checks import check_layers, check_positions, check_projecting
-from turnout.config.errors import ConfigError, require
+from turnout.config.errors import ConfigError, check_words, require
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.initialisation import FanInInit, Initialisation, NormalInit
 from turnout.config.latent_attention import LatentAttention
 from turnout.config.moe import MoEConfig
-from turnout.config.positions import Positions, RelativeBias, Rotary
+from turnout.config.norms import BIASED, NormName
+from turnout.config.positions import Positions, RelativeBias, Rotary, Sinusoidal
 from turnout.config.routers import ReinforceRouter
 
 __all__ = [
@@ -28,16 +29,19 @@ __all__ = [
     "Positions",
     "RelativeBias",
     "Rotary",
+    "Sinusoidal",
 ]
 
 
 @dataclass(frozen=True)
 class EncoderDecoderConfig:
-    """T5 1.0, T5 1.1, mT5, Switch, ST-MoE.
+    """T5 1.0, T5 1.1, mT5, Switch, ST-MoE, NLLB-MoE.
 
     ``encoder_length`` and ``decoder_length`` are the configured tokens of a row: expert capacity
-    follows from them. ``tied`` shares the embedding with the head and scales the logits by
-    d_model^-0.5 (T5 1.0).
+    follows from them. ``tied`` shares the embedding with the head and, where embeddings start at
+    std 1, scales the logits by d_model^-0.5 (T5 1.0). ``norm`` is RMSNorm, or ``layer``: mean
+    and variance with scale and bias. ``scaled_embedding`` multiplies embeddings by sqrt(d_model)
+    (both: M2M-100, NLLB-MoE).
     """
 
     kind: ClassVar[str] = "encoder_decoder"
@@ -48,16 +52,20 @@ class EncoderDecoderConfig:
     attention: AttentionConfig
     feed_forward: FeedForwardConfig
     moe: MoEConfig | None = None
-    positions: RelativeBias = field(default_factory=RelativeBias)
+    positions: RelativeBias | Sinusoidal = field(default_factory=RelativeBias)
     initialisation: Initialisation = field(default_factory=FanInInit)
     encoder_length: int = 512
     decoder_length: int = 114
     dropout: float = 0.0
     tied: bool = True
     norm_epsilon: float = 1e-6
+    norm: NormName = "rms"
+    scaled_embedding: bool = False
 
     def __post_init__(self) -> None:
+        check_words(self, "model")
         _check_common(self.vocab_size, self.d_model, self.dropout, self.norm_epsilon)
+        _check_width(self.positions, self.d_model)
         for name in ("encoder_layers", "decoder_layers", "encoder_length", "decoder_length"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         _check_placement(self.moe, self.stacks())
@@ -86,11 +94,12 @@ class EncoderDecoderConfig:
         """The encoder and the decoder, as the counts see them."""
         common = (self.d_model, self.attention, self.feed_forward)
         encoder, decoder = (_moe_of_stack(self.moe, decoder) for decoder in (False, True))
+        positions, biased = self.positions, self.norm in BIASED
         return (
-            counts.Stack("encoder", self.encoder_layers, *common, encoder, self.positions),
             counts.Stack(
-                "decoder", self.decoder_layers, *common, decoder, self.positions, cross=True
+                "encoder", self.encoder_layers, *common, encoder, positions, False, biased
             ),
+            counts.Stack("decoder", self.decoder_layers, *common, decoder, positions, True, biased),
         )
 
     def param_count(self) -> counts.ParamCount:
@@ -147,9 +156,12 @@ class DecoderOnlyConfig:
     tied: bool = False
     norm_epsilon: float = 1e-6
     multipliers: Multipliers = field(default_factory=Multipliers)
+    norm: NormName = "rms"
 
     def __post_init__(self) -> None:
+        check_words(self, "model")
         _check_common(self.vocab_size, self.d_model, self.dropout, self.norm_epsilon)
+        _check_width(self.positions, self.d_model)
         for name in ("num_layers", "length"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         check_positions(self.positions, self.attention)
@@ -166,7 +178,9 @@ class DecoderOnlyConfig:
         """The one stack, as the counts see it."""
         moe = _moe_of_stack(self.moe, decoder=True)
         common = (self.d_model, self.attention, self.feed_forward, moe, self.positions)
-        return (counts.Stack("decoder", self.num_layers, *common),)
+        return (
+            counts.Stack("decoder", self.num_layers, *common, biased_norms=self.norm in BIASED),
+        )
 
     def param_count(self) -> counts.ParamCount:
         """Total and active parameters by component."""
@@ -196,6 +210,15 @@ def _check_common(vocab_size: int, d_model: int, dropout: float, norm_epsilon: f
     require(vocab_size >= 2, "model.vocab_size", vocab_size, "at least 2")
     require(d_model >= 1, "model.d_model", d_model, "at least 1")
     require(0 <= dropout < 1, "model.dropout", dropout, "in [0, 1)")
+
+
+def _check_width(positions: Positions, d_model: int) -> None:
+    require(
+        positions.kind != Sinusoidal.kind or d_model >= 4,
+        "model.d_model",
+        d_model,
+        "at least 4 with sinusoidal positions, which need two frequencies",
+    )
 
 
 def _check_placement(moe: MoEConfig | None, stacks: tuple[counts.Stack, ...]) -> None:

@@ -93,6 +93,11 @@ class MoEConfig:
     ``shared_experts`` beside top-1. ``attention`` puts experts into the self-attention of the same
     layers, beside those of the feed-forward network (``also``) or in their place (``only``): one
     set makes queries, another a vector that is key and value both (Switch, figure 10 and table 10).
+    ``output_masking`` leaves out experts' outputs in training, each with that probability, and
+    scales all by what is left in evaluation (expert output masking: NLLB, 2207.04672).
+    ``eval_slots`` is a transformers model's way of evaluating, off by default: an expert has that
+    many slots in every row of every pass, generation's too, however many tokens the row has, and
+    padding is routed and takes slots (modeling_switch_transformers.py, ``expert_capacity``).
     """
 
     num_experts: int
@@ -105,11 +110,13 @@ class MoEConfig:
     shared_gate: bool = False
     extra_ffn: bool = False
     expert_dropout: float = 0.0
+    output_masking: float = 0.0
     init_scale: float | None = 0.1
     placement: Placement = field(default_factory=Placement)
     group: RoutingGroup = field(default_factory=RowsGroup)
     train_capacity_factor: float | None = 1.25
     eval_capacity_factor: float | None = None
+    eval_slots: int | None = None
     capacity_rounding: Rounding = "nearest"
     min_capacity: int = 4
     priority: Priority = "token"
@@ -127,6 +134,7 @@ class MoEConfig:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"moe.{name}", value, "above 0", "or none, which drops no token")
+        self._check_slots()
         require(self.min_capacity >= 1, "moe.min_capacity", self.min_capacity, "at least 1")
         require(self.shared_experts >= 0, "moe.shared_experts", self.shared_experts, "at least 0")
         require(
@@ -147,15 +155,33 @@ class MoEConfig:
             self.weights_after_drops,
             "false where a token has one expert, whose weight would always be 1",
         )
+        for name in ("expert_dropout", "output_masking"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"moe.{name}", value, "in [0, 1)")
+
+    def _check_slots(self) -> None:
+        """Slots of a row leave nothing for a factor, and no group but the row."""
+        if self.eval_slots is None:
+            return
+        require(self.eval_slots >= 1, "moe.eval_slots", self.eval_slots, "at least 1")
         require(
-            0 <= self.expert_dropout < 1, "moe.expert_dropout", self.expert_dropout, "in [0, 1)"
+            self.eval_capacity_factor is None,
+            "moe.eval_capacity_factor",
+            self.eval_capacity_factor,
+            "none with moe.eval_slots, which says how many slots there are",
+        )
+        require(
+            self.group.kind == RowsGroup.kind and self.group.rows == 1,
+            "moe.group",
+            self.group,
+            "one row with moe.eval_slots, which are those of a row",
         )
 
     def _check_attention(self) -> None:
         """Nothing about feed-forward experts is set where there are none."""
         if self.in_feed_forward:
             return
-        for name in ("expert", "shared_experts", "extra_ffn", "expert_dropout"):
+        for name in ("expert", "shared_experts", "extra_ffn", "expert_dropout", "output_masking"):
             require(
                 not getattr(self, name),
                 f"moe.{name}",

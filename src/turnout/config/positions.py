@@ -77,4 +77,27 @@ class Rotary:
         return 0
 
 
-Positions = RelativeBias | Rotary
+@dataclass(frozen=True)
+class Sinusoidal:
+    """Sines and cosines added to the embeddings (1706.03762, section 3.5), without parameters.
+
+    The form is tensor2tensor's, which fairseq and NLLB took over: with n = d_model // 2, entry i of
+    the first n is ``sin(p theta^(-i / (n - 1)))``, of the next n its cosine, and of an odd width
+    the last is 0. p counts the tokens of a row, which padding does not, from ``offset``: 2 in
+    fairseq, where the place of padding and those before it are never used.
+    """
+
+    kind: ClassVar[str] = "sinusoidal"
+    offset: int = 0
+    theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        require(self.offset >= 0, "positions.offset", self.offset, "at least 0")
+        ok = self.theta > 1 and math.isfinite(self.theta)
+        require(ok, "positions.theta", self.theta, "above 1")
+
+    def num_params(self, num_layers: int, num_heads: int) -> int:
+        return 0
+
+
+Positions = RelativeBias | Rotary | Sinusoidal

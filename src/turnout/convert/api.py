@@ -12,7 +12,7 @@ from turnout.checkpoint import folders
 from turnout.checkpoint.format import CheckpointError
 from turnout.checkpoint.read import shortened
 from turnout.config import io
-from turnout.config.errors import ConfigError
+from turnout.config.errors import ConfigError, UserError
 from turnout.config.model import EncoderDecoderConfig
 from turnout.config.objective import CausalConfig, SpanConfig
 from turnout.config.train import RunConfig
@@ -28,7 +28,9 @@ from turnout.models.base import Model
 Format = Literal["turnout", "huggingface"]
 
 
-def load(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Model:
+def load(
+    path: str | Path, *, dtype: torch.dtype = torch.float32, imitate: str | None = None
+) -> Model:
     """A model from a run's folder, one of its steps, or a Hugging Face folder.
 
     Where there is no such folder, ``org/name`` (or ``org/name@revision``) is a model on the Hugging
@@ -38,17 +40,21 @@ def load(path: str | Path, *, dtype: torch.dtype = torch.float32) -> Model:
 
     Args:
         dtype: what it computes in.
+        imitate: ``transformers`` makes a Hugging Face folder evaluate as there, where that is not
+            what the paper says (docs/convert.md).
 
     Raises:
         UserError: one line: what is missing, damaged, left over, not to be fetched, or not known to
-            this version.
+            this version; nothing to imitate.
     """
     folder = located(path)
     if is_foreign(folder):
         foreign = open_foreign(folder)
-        mapped = map_foreign(foreign)
+        mapped = map_foreign(foreign, imitate)
         model = models.build(mapped.config, dtype=dtype)
         _fill(model, natives(foreign, mapped), folder)
+    elif imitate is not None:
+        raise UserError(f"imitate = {imitate!r}: goes with a Hugging Face folder; {folder} is none")
     else:
         native = open_native(folder)
         model = models.build(native.config, dtype=dtype)

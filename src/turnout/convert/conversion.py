@@ -24,6 +24,7 @@ from turnout.convert.families import FAMILIES, Family, Read
 from turnout.convert.families.base import HARMLESS, Layout
 from turnout.convert.folder import COMPANIONS, CONFIG, Foreign, read_json, within
 from turnout.convert.foreign_files import write_foreign
+from turnout.convert.imitation import imitates, imitating
 from turnout.convert.mapping import Mapped, check_copies, natives, parameters
 from turnout.convert.native import CARRIED, split, write_native
 from turnout.convert.rules import Bound, bind
@@ -114,7 +115,8 @@ def to_foreign(
     family, table = written_by(model, base.get("model_type"))
     bound = _without_copies(bind(family.rules(model, layout, _names(source)), model.stacks()))
     planned = [entry for each in bound for entry in _planned(source, each, dtype)]
-    kept = {name: value for name, value in base.items() if name in KEPT}
+    keeps = KEPT if imitates(model) else KEPT | family.kept
+    kept = {name: value for name, value in base.items() if name in keeps}
     word = _word(planned)
     config = {**base, **table, **kept, "dtype": word, "torch_dtype": word}
     with arriving(target) as place:
@@ -145,7 +147,9 @@ def written_by(config: ModelConfig, first: object = None) -> tuple[Family, dict[
             continue
         own = {"architectures": [family.architectures[0]], "model_type": family.model_type}
         table = {**own, **found}
-        apart = differences(config, family.read(Read(table), frozenset({"lm_head.weight"})))
+        values = Read(table)
+        again = family.read(values, frozenset({"lm_head.weight"}))
+        apart = differences(config, imitating(family, again, values) if imitates(config) else again)
         if not apart:
             return family, table
         if closest is None or len(apart) < len(closest):

@@ -13,6 +13,7 @@ from turnout.config.model import ModelConfig
 from turnout.convert.families import FAMILIES, Family, Read
 from turnout.convert.families.base import Layout
 from turnout.convert.folder import Foreign
+from turnout.convert.imitation import with_imitation
 from turnout.convert.rules import Bound, bind
 
 
@@ -32,16 +33,19 @@ class Mapped:
     notes: tuple[str, ...]
 
 
-def map_foreign(foreign: Foreign) -> Mapped:
+def map_foreign(foreign: Foreign, imitate: str | None = None) -> Mapped:
     """Finds the family and checks names and shapes.
+
+    Args:
+        imitate: whose way of evaluating to take over where it is not the paper's.
 
     Raises:
         UserError: one line: an unknown family, a field without a model for it, a tensor that is
-            missing, left over or of another shape.
+            missing, left over or of another shape; nothing to imitate.
     """
     family = family_of(foreign.config)
     values = Read(foreign.config)
-    config = family.read(values, foreign.names)
+    config = with_imitation(family, family.read(values, foreign.names), values, imitate)
     layout = family.layout(foreign.names)
     bound = bind(family.rules(config, layout, foreign.names), config.stacks())
     used = {name for each in bound for name in each.foreign}

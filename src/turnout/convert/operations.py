@@ -69,6 +69,19 @@ class Stacked(Operation):
 
 @final
 @dataclass(frozen=True)
+class StackedVectors(Operation):
+    """A vector [O] an expert; ours is [E, O]."""
+
+    def to_native(self, foreign: Iterable[Tensor], count: int) -> list[Tensor]:
+        return [torch.stack(list(foreign))]
+
+    def to_foreign(self, native: Iterable[Tensor]) -> Iterator[Tensor]:
+        (stack,) = native
+        yield from stack
+
+
+@final
+@dataclass(frozen=True)
 class Transposed(Operation):
     """All experts in one tensor [E, O, I]; ours is [E, I, O]."""
 

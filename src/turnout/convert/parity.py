@@ -5,7 +5,7 @@ Axes: B rows, S tokens, E experts, K choices.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from turnout.config.errors import UserError
 from turnout.config.model import EncoderDecoderConfig
+from turnout.convert.repairs import mended
 from turnout.data.batch import Batch, Stream
 from turnout.models.base import Model
 
@@ -33,6 +34,7 @@ class Parity:
         close: of those that differ, how many have two best logits within 1e-4 of each other.
         routing: share of the chosen experts that are the same, by our layer's name.
         tokens: how many were compared.
+        mended: what is wrong in transformers and was set right first; empty where nothing is.
     """
 
     logits: float
@@ -41,6 +43,7 @@ class Parity:
     close: int
     routing: dict[str, float]
     tokens: int
+    mended: str = ""
 
     def lines(self) -> list[str]:
         """For people."""
@@ -51,6 +54,8 @@ class Parity:
             f"  same most probable token  {self.top1:.2%}"
             + (f" ({self.close} of the others within 1e-4)" if self.top1 < 1 else ""),
         ]
+        if self.mended:
+            found.append(f"  note: {self.mended}")
         return found + [
             f"  same experts, {name}  {share:.2%}" for name, share in self.routing.items()
         ]
@@ -64,6 +69,7 @@ def parity(foreign: Path, ours: Model, *, seed: int = 0) -> Parity:
         UserError: transformers is not installed, or cannot load the folder.
     """
     theirs = _transformers(foreign)
+    note = mended(theirs)
     generator = torch.Generator().manual_seed(seed)
     shape, vocabulary = (ROWS, LENGTH), ours.config.vocab_size
     ids, decoder_ids = (torch.randint(2, vocabulary, shape, generator=generator) for _ in range(2))
@@ -83,7 +89,8 @@ def parity(foreign: Path, ours: Model, *, seed: int = 0) -> Parity:
     decisions = {} if output.routing is None else output.routing.by_layer()
     masks = {name: mask if name.startswith("encoder") else real for name in decisions}
     chosen = {name: decision.named for name, decision in decisions.items()}
-    return _compare(logits[real], expected[real], _agreement(chosen, found, masks))
+    compared = _compare(logits[real], expected[real], _agreement(chosen, found, masks))
+    return replace(compared, mended=note)
 
 
 def _compare(
@@ -131,6 +138,9 @@ def _routing(model: Any) -> Iterator[list[Int[Tensor, "..."]]]:
 
     def keep(module: torch.nn.Module, inputs: Any, output: Any) -> None:
         tables = [part for part in output if isinstance(part, Tensor)] if _several(output) else []
+        if _masked(tables):
+            found.append(tables[1].topk(2).indices)
+            return
         for table in tables:
             if not table.is_floating_point():
                 found.append(table)
@@ -146,6 +156,14 @@ def _routing(model: Any) -> Iterator[list[Int[Tensor, "..."]]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _masked(tables: list[Tensor]) -> bool:
+    """Whether they are NLLB's: a mask of each token's first expert, and all its weights."""
+    if len(tables) < 2 or tables[0].shape != tables[1].shape:
+        return False
+    numbers = tables[1].is_floating_point() and not tables[0].is_floating_point()
+    return numbers and int(tables[0].sum(-1).max()) == 1
 
 
 def _several(output: Any) -> bool:

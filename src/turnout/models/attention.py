@@ -18,6 +18,7 @@ from turnout.config.latent_attention import LatentAttention as LatentAttentionCo
 from turnout.config.moe import MoEConfig
 from turnout.models.block_context import BlockOutput, StackContext
 from turnout.models.initial import Deviations
+from turnout.models.norms import norm
 from turnout.models.positions import logit_scale, position_bias
 from turnout.models.shape import StackShape
 from turnout.models.sparse import sparse_layer
@@ -26,7 +27,6 @@ from turnout.moe.layer import MoELayer
 from turnout.nn.attention import Attention, AttentionBase, KeyValues, Slots, biased
 from turnout.nn.init import matrix_normal_
 from turnout.nn.latent_attention import LatentAttention
-from turnout.nn.norms import RMSNorm
 from turnout.nn.positions import RelativePositionBias, Rotation
 from turnout.nn.scale import times
 
@@ -73,7 +73,7 @@ class DenseSelfAttention(SelfAttentionSublayer):
 
     def __init__(self, shape: StackShape) -> None:
         super().__init__()
-        self.norm = RMSNorm(shape.d_model, shape.epsilon)
+        self.norm = norm(shape)
         self.attention = dense_attention(shape.attention, shape)
         self.position_bias = position_bias(shape.positions, shape, per_layer=True)
         self.dropout = nn.Dropout(shape.dropout)
@@ -146,7 +146,7 @@ class SparseSelfAttention(SelfAttentionSublayer):
         self, shape: StackShape, config: AttentionConfig, moe: MoEConfig, layer: int
     ) -> None:
         super().__init__()
-        self.norm = RMSNorm(shape.d_model, shape.epsilon)
+        self.norm = norm(shape)
         self.attention = SparseAttention(shape, config, moe, layer)
         self.position_bias = position_bias(shape.positions, shape, per_layer=True)
         self.dropout = nn.Dropout(shape.dropout)
@@ -186,7 +186,7 @@ class CrossAttentionSublayer(nn.Module):
 
     def __init__(self, shape: StackShape) -> None:
         super().__init__()
-        self.norm = RMSNorm(shape.d_model, shape.epsilon)
+        self.norm = norm(shape)
         self.attention = dense_attention(shape.attention, shape)
         self.dropout = nn.Dropout(shape.dropout)
         self.residual = shape.residual

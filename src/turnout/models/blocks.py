@@ -17,13 +17,13 @@ from turnout.models.attention import (
 )
 from turnout.models.block_context import BlockOutput, StackContext
 from turnout.models.initial import Deviations
+from turnout.models.norms import norm
 from turnout.models.shape import StackShape
 from turnout.models.sparse import sparse_layer
 from turnout.moe.context import RoutingContext
 from turnout.moe.layer import MoELayer
 from turnout.nn.attention import KeyValues, Slots
 from turnout.nn.feed_forward import FeedForward
-from turnout.nn.norms import RMSNorm
 from turnout.nn.scale import times
 
 
@@ -49,7 +49,7 @@ class DenseSublayer(FeedForwardSublayer):
 
     def __init__(self, shape: StackShape) -> None:
         super().__init__()
-        self.norm = RMSNorm(shape.d_model, shape.epsilon)
+        self.norm = norm(shape)
         self.network = FeedForward(shape.d_model, shape.feed_forward, shape.dropout)
         self.dropout = nn.Dropout(shape.dropout)
         self.residual = shape.residual
@@ -71,7 +71,7 @@ class SparseSublayer(FeedForwardSublayer):
 
     def __init__(self, shape: StackShape, moe: MoEConfig, layer: int) -> None:
         super().__init__()
-        self.norm = RMSNorm(shape.d_model, shape.epsilon)
+        self.norm = norm(shape)
         self.moe = sparse_layer(shape, moe, layer, "moe")
         self.as_the_rest = moe.init_scale is None
         self.dropout = nn.Dropout(shape.dropout)

@@ -95,4 +95,5 @@ def _shape(config: DecoderOnlyConfig, recompute: bool) -> StackShape:
         vocab_size=config.vocab_size,
         residual=config.multipliers.residual,
         attention_scale=config.multipliers.attention,
+        norm=config.norm,
     )

@@ -1,9 +1,14 @@
-"""An encoder that reads all of its row, and a decoder that reads it while it writes its own."""
+"""An encoder that reads all of its row, and a decoder that reads it while it writes its own.
+
+Axes: B batch, S sequence, D width.
+"""
 
 from dataclasses import replace
 from typing import final
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from turnout.config.errors import UserError
 from turnout.config.model import EncoderDecoderConfig
@@ -20,6 +25,7 @@ from turnout.moe.stats import LayerDecision, LayerStats
 from turnout.nn.attention import attention_mask
 from turnout.nn.embedding import Embedding
 from turnout.nn.linear import Linear
+from turnout.nn.scale import times
 
 Reports = tuple[tuple[LayerStats, ...], tuple[LayerDecision, ...]]
 
@@ -38,6 +44,7 @@ class EncoderDecoder(Model):
         self.dtype = dtype
         self.contexts = Contexts.of(config.moe)
         self.deviations = deviations(config.initialisation, config.d_model)
+        self.scale = config.d_model**0.5 if config.scaled_embedding else 1.0
         self.embedding = Embedding(config.vocab_size, config.d_model, dtype)
         self.encoder = Stack(_shape(config, recompute, decoder=False))
         self.decoder = Stack(_shape(config, recompute, decoder=True))
@@ -65,7 +72,7 @@ class EncoderDecoder(Model):
         context = self.contexts.context(batch.decoder, batch, cache, observed=observed)
         context = replayed(context, replay, self.decoder, cache is not None)
         hidden, layers, decisions = self.decoder(
-            self.embedding(batch.decoder.ids),
+            self._embedded(batch.decoder),
             batch.decoder,
             context,
             encoded=encoded,
@@ -80,14 +87,18 @@ class EncoderDecoder(Model):
             routing=record(layers, encoder_reports[1] + decisions, routing),
         )
 
+    def _embedded(self, stream: Stream) -> Float[Tensor, "B S D"]:
+        return times(self.embedding(stream.ids), self.scale)
+
     def _encode(
         self, batch: Batch, replay: RoutingRecord | None, observed: bool
     ) -> tuple[Encoded, Reports]:
         stream = _encoder_stream(batch)
         context = self.contexts.context(stream, batch, observed=observed)
         context = replayed(context, replay, self.encoder, False)
-        states, layers, decisions = self.encoder(self.embedding(stream.ids), stream, context)
-        allowed = attention_mask(batch.decoder.segment, stream.segment, stream.mask, causal=False)
+        states, layers, decisions = self.encoder(self._embedded(stream), stream, context)
+        query = self.decoder.reader(batch.decoder.segment)
+        allowed = attention_mask(query, stream.segment, stream.mask, causal=False)
         return Encoded(allowed, states), (layers, decisions)
 
     def _remember(
@@ -98,12 +109,13 @@ class EncoderDecoder(Model):
             stream = _encoder_stream(batch)
             refuse_packed(stream)
             context = self.contexts.alone(stream, batch, observed=observed)
-            states, *found = self.encoder(self.embedding(stream.ids), stream, context)
+            states, *found = self.encoder(self._embedded(stream), stream, context)
             reports = (found[0], found[1])
             cache = replace(cache, memory=self.decoder.remember(states, stream.mask))
         assert cache.memory is not None
         known = cache.memory.mask
-        allowed = attention_mask(batch.decoder.mask.long(), known.long(), known, causal=False)
+        query = self.decoder.reader(batch.decoder.mask.long())
+        allowed = attention_mask(query, known.long(), known, causal=False)
         return cache, Encoded(allowed), reports
 
 
@@ -136,4 +148,5 @@ def _shape(config: EncoderDecoderConfig, recompute: bool, *, decoder: bool) -> S
         cross=decoder,
         recompute=recompute,
         vocab_size=config.vocab_size,
+        norm=config.norm,
     )

@@ -1,4 +1,5 @@
-"""What a stack does about positions: a bias table, or a rotation, by the configured kind.
+"""What a stack does about positions, by the configured kind: a bias table, a rotation, or vectors
+added to the embeddings.
 
 Resolved when a model is built: a dispatch inside a compiled forward pass would compile it twice.
 """
@@ -6,9 +7,9 @@ Resolved when a model is built: a dispatch inside a compiled forward pass would 
 from functools import singledispatch
 
 from turnout.config.errors import UserError
-from turnout.config.positions import Positions, RelativeBias, Rotary
+from turnout.config.positions import Positions, RelativeBias, Rotary, Sinusoidal
 from turnout.models.shape import StackShape
-from turnout.nn.positions import RelativePositionBias, RotaryAngles
+from turnout.nn.positions import RelativePositionBias, RotaryAngles, Sinusoids
 from turnout.nn.rotary_scaling import rotary_scaling
 
 
@@ -31,7 +32,9 @@ def _(
 
 
 @position_bias.register
-def _(positions: Rotary, shape: StackShape, *, per_layer: bool) -> RelativePositionBias | None:
+def _(
+    positions: Rotary | Sinusoidal, shape: StackShape, *, per_layer: bool
+) -> RelativePositionBias | None:
     return None
 
 
@@ -42,7 +45,7 @@ def rotary(positions: Positions, head_dim: int) -> RotaryAngles | None:
 
 
 @rotary.register
-def _(positions: RelativeBias, head_dim: int) -> RotaryAngles | None:
+def _(positions: RelativeBias | Sinusoidal, head_dim: int) -> RotaryAngles | None:
     return None
 
 
@@ -61,3 +64,19 @@ def logit_scale(positions: Positions) -> float:
 @logit_scale.register
 def _(positions: Rotary) -> float:
     return positions.logit_scale
+
+
+@singledispatch
+def sinusoids(positions: Positions, d_model: int) -> Sinusoids | None:
+    """What is added to the embeddings, where the positions ask for it."""
+    raise UserError(f"model.positions = {positions!r}: no such positions")
+
+
+@sinusoids.register
+def _(positions: RelativeBias | Rotary, d_model: int) -> Sinusoids | None:
+    return None
+
+
+@sinusoids.register
+def _(positions: Sinusoidal, d_model: int) -> Sinusoids | None:
+    return Sinusoids(d_model, positions.offset, positions.theta)

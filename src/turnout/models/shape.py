@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from turnout.config.attention import Attention
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.moe import MoEConfig
+from turnout.config.norms import NormName
 from turnout.config.positions import Positions
 
 
@@ -34,6 +35,7 @@ class StackShape:
     vocab_size: int
     residual: float = 1.0
     attention_scale: float | None = None
+    norm: NormName = "rms"
 
     @property
     def sparse(self) -> frozenset[int]:
@@ -41,6 +43,11 @@ class StackShape:
         if self.moe is None:
             return frozenset()
         return frozenset(self.moe.placement.sparse_layers(self.num_layers))
+
+    @property
+    def padding_reads(self) -> bool:
+        """Whether padding is routed too, and so must read the tokens of its row."""
+        return self.moe is not None and self.moe.eval_slots is not None
 
     def moe_of(self, layer: int) -> MoEConfig | None:
         """The experts of one layer; None where it is dense."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import cast, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -16,13 +16,13 @@ from turnout.models.block_context import BlockOutput, StackContext
 from turnout.models.blocks import Block
 from turnout.models.cache import Cache, Memory
 from turnout.models.initial import Deviations
-from turnout.models.positions import position_bias, rotary
+from turnout.models.norms import norm
+from turnout.models.positions import position_bias, rotary, sinusoids
 from turnout.models.shape import StackShape
 from turnout.moe.context import RoutingContext
 from turnout.moe.layer import MoELayer
 from turnout.moe.stats import LayerDecision, LayerStats
 from turnout.nn.attention import attention_mask, biased
-from turnout.nn.norms import RMSNorm
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,11 @@ class Stack(nn.Module):
         self.shape = shape
         self.position_bias = position_bias(shape.positions, shape, per_layer=False)
         self.rotary = rotary(shape.positions, shape.attention.rotary_dim)
+        self.sinusoids = sinusoids(shape.positions, shape.d_model)
         self.windows = shape.attention.windows(shape.num_layers)
         self.dropout = nn.Dropout(shape.dropout)
         self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.num_layers))
-        self.norm = RMSNorm(shape.d_model, shape.epsilon)
+        self.norm = norm(shape)
 
     def init_weights(self, generator: torch.Generator, deviation: Deviations) -> None:
         if self.position_bias is not None:
@@ -67,6 +68,11 @@ class Stack(nn.Module):
         return {
             name: layer for block in self._blocks() for name, layer in block.sparse_layers().items()
         }
+
+    def reader(self, segment: Int[Tensor, "B S"]) -> Int[Tensor, "B S"]:
+        """The segment that each query reads. Padding, of segment 0, has none, and nobody reads it;
+        where it takes slots it belongs to the first, or its experts would not be the imitated."""
+        return segment.clamp(min=1) if self.shape.padding_reads else segment
 
     def remember(self, states: Float[Tensor, "B E D"], mask: Bool[Tensor, "B E"]) -> Memory:
         """Keys and values that the blocks' cross-attention reads of an encoder's states."""
@@ -91,6 +97,8 @@ class Stack(nn.Module):
         ``cache`` already counts the tokens of ``stream`` in (``Cache.advanced``).
         """
         contexts = self._contexts(x, stream, routing, encoded, cache)
+        if self.sinusoids is not None:
+            x = x + self.sinusoids.at(stream.position).to(x.dtype)
         x = self.dropout(x)
         layers: tuple[LayerStats, ...] = ()
         decisions: tuple[LayerDecision, ...] = ()
@@ -153,7 +161,7 @@ class Stack(nn.Module):
             readable = cache.mask[:, : cache.used]
             query, key = stream.mask.long(), readable.long()
         allowed = attention_mask(
-            query,
+            self.reader(query),
             key,
             readable,
             causal=self.shape.causal,

@@ -6,6 +6,7 @@ from turnout.config.moe import MoEConfig
 from turnout.moe.dispatch import build_dispatcher
 from turnout.moe.experts import Experts, ExpertStack
 from turnout.moe.layer import CapacityRule, MoELayer
+from turnout.moe.masking import OutputMasking
 from turnout.moe.priority import build_priority
 from turnout.moe.routers import RouterShape, build_router
 from turnout.moe.shared import GatedShared, SharedExperts
@@ -59,6 +60,7 @@ def build_layer(
         priority=build_priority(config.priority, index),
         capacity=_capacity_rule(config, group_tokens),
         shared=_shared(config, d_model, feed_forward),
+        masking=OutputMasking(config.output_masking, index) if config.output_masking else None,
         name=name,
         stack=stack,
     )
@@ -128,4 +130,5 @@ def _capacity_rule(config: MoEConfig, group_tokens: int | None) -> CapacityRule:
         evaluation=evaluation,
         within_row=config.group.within_row,
         weights_after_drops=config.weights_after_drops,
+        a_pass=config.eval_slots,
     )

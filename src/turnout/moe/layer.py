@@ -16,6 +16,7 @@ from turnout.moe.capacity import grant
 from turnout.moe.context import RoutingContext
 from turnout.moe.dispatch import Dispatcher, Granted
 from turnout.moe.experts import ExpertStack
+from turnout.moe.masking import OutputMasking
 from turnout.moe.priority import Priority, TokenOrder
 from turnout.moe.routers import Router
 from turnout.moe.shared import SharedExperts
@@ -26,13 +27,26 @@ from turnout.moe.stats import LayerDecision, LayerStats, RouterStats, count_by_e
 class CapacityRule:
     """Slots an expert has in a group, constants of the configuration; None drops nothing.
 
-    ``within_row`` says whether a routing group never spans rows of the batch.
+    ``within_row`` says whether a routing group never spans rows of the batch. ``a_pass`` are slots
+    of evaluation in each row of each pass, which padding takes too, whatever else drops nothing.
     """
 
     train: int | None = None
     evaluation: int | None = None
     within_row: bool = True
     weights_after_drops: bool = False
+    a_pass: int | None = None
+
+    def slots(self, training: bool, dropless: bool) -> int | None:
+        """What holds for a pass, ``dropless`` as its context says."""
+        if not training and self.a_pass is not None:
+            return self.a_pass
+        return None if dropless else self.train if training else self.evaluation
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a token can be dropped at all."""
+        return any(slots is not None for slots in (self.train, self.evaluation, self.a_pass))
 
 
 @final
@@ -56,6 +70,7 @@ class MoELayer(nn.Module):
         priority: Priority | None = None,
         capacity: CapacityRule | None = None,
         shared: SharedExperts | None = None,
+        masking: OutputMasking | None = None,
         name: str = "moe",
         stack: str = "decoder",
     ) -> None:
@@ -68,6 +83,7 @@ class MoELayer(nn.Module):
         self.dispatcher = dispatcher
         self.priority = priority or TokenOrder()
         self.capacity = capacity or CapacityRule()
+        self.masking = masking
 
     def init_weights(
         self, generator: torch.Generator | None = None, *, std: float | None = None
@@ -87,6 +103,7 @@ class MoELayer(nn.Module):
             priority=self.priority,
             capacity=self.capacity,
             shared=self.shared,
+            masking=self.masking,
             name=self.name,
             stack=self.stack,
         )
@@ -95,14 +112,18 @@ class MoELayer(nn.Module):
     @property
     def causal(self) -> bool:
         """Whether no token's output ever depends on a later token of its row."""
-        bounded = self.capacity.train is not None or self.capacity.evaluation is not None
-        serves_in_time = not bounded or self.priority.causal(self.router.choices)
+        serves_in_time = not self.capacity.bounded or self.priority.causal(self.router.choices)
         coupled = "group" in (self.router.couples, self.router.couples_in_evaluation)
         return serves_in_time and not coupled
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether, in evaluation, no row's output depends on the other rows of its batch."""
+        """Whether, in evaluation, no row's output depends on the other rows of its batch.
+
+        Where padding takes slots it does: on how long they are.
+        """
+        if self.capacity.a_pass is not None:
+            return False
         return self.capacity.within_row or (
             self.router.couples_in_evaluation == "none" and self.capacity.evaluation is None
         )
@@ -120,13 +141,15 @@ class MoELayer(nn.Module):
             The output (no residual in it), the layer's sums, and its decisions; these two empty
             unless ``context.observed``.
         """
+        if self.capacity.a_pass is not None and not self.training:
+            context = replace(context, mask=torch.ones_like(context.mask))
         if context.replay is not None:
             context = replace(context, replay=None, chosen=context.replay.get(self.name))
         assignment, router_stats = self.router(x, context)
         if context.chosen is not None:
             assignment = _as_served(assignment, context.chosen)
         granted = self._grant(assignment, context)
-        dispatched = self.dispatcher.dispatch(x.flatten(0, 1), granted)
+        dispatched = self.dispatcher.dispatch(x.flatten(0, 1), self._masked(granted, context))
         rows = self.experts(dispatched.rows, dispatched.offsets)
         y = self.dispatcher.combine(rows, dispatched.ticket)
         y = y.view(*x.shape[:2], y.shape[1])
@@ -142,8 +165,7 @@ class MoELayer(nn.Module):
         )
 
     def _grant(self, assignment: Assignment, context: RoutingContext) -> Granted:
-        capacity = self.capacity.train if self.training else self.capacity.evaluation
-        capacity = None if context.dropless else capacity
+        capacity = self.capacity.slots(self.training, context.dropless)
         group = context.group.flatten()
         bounded = capacity is not None or self.router.at_most is not None
         priority = self.priority if self.training else self.priority.noiseless()
@@ -170,6 +192,15 @@ class MoELayer(nn.Module):
             num_experts=self.experts.num_experts,
             capacity=capacity,
         )
+
+    def _masked(self, granted: Granted, context: RoutingContext) -> Granted:
+        """With the weights that masking leaves: decisions and sums are those before it."""
+        if self.masking is None:
+            return granted
+        assignment = self.masking.masked(
+            granted.assignment, context, experts=granted.num_experts, training=self.training
+        )
+        return replace(granted, assignment=assignment)
 
     def _stats(self, router: RouterStats, granted: Granted, context: RoutingContext) -> LayerStats:
         assignment, shape = granted.assignment, (context.num_groups, granted.num_experts)

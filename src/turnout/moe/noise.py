@@ -26,6 +26,7 @@ class Stream(enum.IntEnum):
     ORDER = 5
     FIXED_EXPERT = 6
     SECONDARY_LOGITS = 7
+    OUTPUT_MASK = 8
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Where a token stands: T5's learned bias by bucketed distance, or rotary embedding.
+"""Where a token stands: T5's learned bias by bucketed distance, rotary embedding, or sinusoids.
 
-Axes: B batch, S sequence, H heads, Q queries, K keys, P half of a head's width.
+Axes: B batch, S sequence, D width, H heads, Q queries, K keys, P half of a head's width.
 """
 
 import math
@@ -117,3 +117,21 @@ class RotaryAngles:
         angle = position.float()[:, None, :, None] * frequency
         magnitude = self.scaling.magnitude
         return Rotation(angle.cos() * magnitude, angle.sin() * magnitude, self.interleaved)
+
+
+@dataclass(frozen=True)
+class Sinusoids:
+    """What is added to the embeddings of tokens, by their positions (``config.Sinusoidal``)."""
+
+    width: int
+    offset: int
+    theta: float
+
+    def at(self, position: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
+        """Float32, one vector a token."""
+        pairs = self.width // 2
+        place = torch.arange(pairs, device=position.device, dtype=torch.float32)
+        frequency = torch.exp(place * -(math.log(self.theta) / (pairs - 1)))
+        angle = (position + self.offset).float().unsqueeze(-1) * frequency
+        both = torch.cat((angle.sin(), angle.cos()), dim=-1)
+        return F.pad(both, (0, self.width - 2 * pairs))

@@ -3,16 +3,20 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from turnout.config.routers.base import RouterSpec, at_least
+from turnout.config.routers.base import RouterSpec, at_least, router_flops
 from turnout.config.routers.exploration import Argmax, Exploration
 
 
 @dataclass(frozen=True)
 class SwitchRouter(RouterSpec):
-    """Top-1; the combine weight is the raw softmax probability of the chosen expert."""
+    """Top-1; the combine weight is the raw softmax probability of the chosen expert.
+
+    ``bias`` adds a trained number to each expert's logit.
+    """
 
     kind: ClassVar[str] = "switch"
     exploration: Exploration = field(default_factory=Argmax)
+    bias: bool = False
 
     @property
     def active(self) -> int:
@@ -25,4 +29,10 @@ class SwitchRouter(RouterSpec):
         at_least(1, num_experts, self.kind)
 
     def num_params(self, d_model: int, num_experts: int) -> int:
-        return d_model * num_experts
+        return (d_model + self.bias) * num_experts
+
+
+@router_flops.register
+def _(router: SwitchRouter, d_model: int, num_experts: int) -> int:
+    """The product with the matrix; a bias is only added."""
+    return 2 * d_model * num_experts

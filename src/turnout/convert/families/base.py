@@ -122,6 +122,7 @@ class Family(ABC):
         architectures: classes whose checkpoints are whole; the first is written.
         ignored: patterns of tensors that are left out, and why.
         copies: patterns of tensors that must equal another one, and which.
+        kept: fields that a model has no place for, taken from the checkpoint that it came from.
         beyond: why tensors of layers behind the last are left out; empty where they are not.
     """
 
@@ -129,6 +130,7 @@ class Family(ABC):
     architectures: tuple[str, ...]
     ignored: Mapping[str, str] = {}
     copies: Mapping[str, str] = {}
+    kept: frozenset[str] = frozenset()
     beyond: str = ""
 
     @abstractmethod

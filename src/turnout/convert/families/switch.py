@@ -6,7 +6,7 @@ from typing import Any, final
 from turnout.config.errors import UserError
 from turnout.config.model import EncoderDecoderConfig, ModelConfig
 from turnout.config.moe import MoEConfig, Placement
-from turnout.config.routers import InputJitter, SwitchRouter
+from turnout.config.routers import Argmax, InputJitter, SwitchRouter, TopKRouter
 from turnout.convert.families.base import Family, Layout, Read
 from turnout.convert.families.t5 import (
     COPIES,
@@ -25,23 +25,25 @@ from turnout.convert.rules import Rule
 @final
 class SwitchFamily(Family):
     """Nothing is dropped: transformers gives every expert ``expert_capacity`` slots a row (64),
-    whatever the row's length, and padding takes them too."""
+    whatever the row's length, and padding takes them too; ``convert.imitation`` takes that over."""
 
     model_type = "switch_transformers"
     architectures = ("SwitchTransformersForConditionalGeneration",)
     ignored = IGNORED
     copies = COPIES
+    kept = frozenset({"expert_capacity"})
 
     def read(self, values: Read, names: frozenset[str]) -> ModelConfig:
-        values.only("router_bias", False, why="routers have no bias here")
         values.only("router_dtype", "float32", why="routers compute in float32 here")
         for name in ("expert_capacity", "router_ignore_padding_tokens"):
-            values.value(name)  # of evaluation with drops, which is not taken over
+            values.value(name)  # of evaluation with drops; transformers reads the first alone
         activation = values.value("dense_act_fn", "relu")
         jitter = values.number("router_jitter_noise", 0.01)
         moe = MoEConfig(
             values.whole("num_experts"),
-            SwitchRouter(InputJitter(jitter)) if jitter > 0 else SwitchRouter(),
+            SwitchRouter(
+                InputJitter(jitter) if jitter > 0 else Argmax(), values.flag("router_bias")
+            ),
             placement=_placement(values),
         )
         tied = values.flag("tie_word_embeddings", True)
@@ -64,10 +66,10 @@ class SwitchFamily(Family):
             "encoder_sparse_step": config.encoder_layers // max(layers[0], 1),
             "decoder_sparse_step": config.decoder_layers // max(layers[1], 1),
             "router_jitter_noise": _jitter(moe),
-            "router_bias": False,
+            "router_bias": isinstance(moe.router, SwitchRouter) and moe.router.bias,
             "router_dtype": "float32",
             "dense_act_fn": "relu",
-            "expert_capacity": 64,
+            "expert_capacity": moe.eval_slots or _enough(config),
         }
 
     def rules(self, config: ModelConfig, layout: Layout, names: frozenset[str]) -> Sequence[Rule]:
@@ -77,8 +79,9 @@ class SwitchFamily(Family):
                 "{stack}.blocks.{layer}.feed_forward.moe",
                 f"{{stack}}.block.{{layer}}.{sublayer}.mlp",
             )
-            router = (f"{ours}.router.weight",), (f"{theirs}.router.classifier.weight",)
-            found.append(Rule(*router, where="sparse", stacks=(stack,)))
+            for part in router_parts(config):
+                router = (f"{ours}.router.{part}",), (f"{theirs}.router.classifier.{part}",)
+                found.append(Rule(*router, where="sparse", stacks=(stack,)))
             for a, b in matrices(config.feed_forward).items():
                 experts = (
                     (f"{ours}.experts.{a}",),
@@ -92,6 +95,18 @@ class SwitchFamily(Family):
 
 
 SWITCH = SwitchFamily()
+
+
+def router_parts(config: ModelConfig) -> tuple[str, ...]:
+    """Parameters of a linear router, of ours and of theirs."""
+    router = None if config.moe is None else config.moe.router
+    biased = isinstance(router, SwitchRouter | TopKRouter) and router.bias
+    return ("weight", "bias") if biased else ("weight",)
+
+
+def _enough(config: EncoderDecoderConfig) -> int:
+    """Slots with which transformers drops nothing of rows of the configured length."""
+    return max(config.encoder_length, config.decoder_length)
 
 
 def _is_switch(moe: MoEConfig) -> bool:

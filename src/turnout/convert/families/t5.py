@@ -99,6 +99,8 @@ def encoder_decoder(
 def fields(config: EncoderDecoderConfig) -> dict[str, Any] | None:
     """The shared fields of a configuration; None where they cannot say what it is."""
     attention, positions = config.attention, config.positions
+    if not isinstance(positions, RelativeBias):
+        return None
     plain = not attention.scaled and attention.qk_norm == "none"
     whole = attention.kv_heads == attention.num_heads and not positions.per_layer
     if not plain or not whole or config.feed_forward.bias or config.initialisation.kind != "fan_in":

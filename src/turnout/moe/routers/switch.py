@@ -15,4 +15,5 @@ def _(config: SwitchRouter, shape: RouterShape) -> Router:
         weights="raw",
         exploration=build_exploration(config.exploration),
         acceptance=AcceptAll(),
+        bias=config.bias,
     )
