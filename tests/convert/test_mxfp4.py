@@ -11,7 +11,8 @@ from transformers import GptOssConfig, GptOssForCausalLM, Mxfp4Config
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 import turnout
-from tests.convert.cases import VOCABULARY, ours, text, theirs
+from tests.convert.cases import ours, text, theirs
+from tests.convert.shapes import VOCABULARY
 from tests.convert.test_families import ANSWER
 from turnout.cli.main import main
 from turnout.convert import mxfp4, stored

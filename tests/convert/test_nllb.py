@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import turnout
-from tests.convert.cases import CASES, VOCABULARY, ours, random_model, saved, text, theirs
+from tests.convert.cases import CASES, ours, random_model, saved, text, theirs
+from tests.convert.shapes import VOCABULARY
 from tests.convert.test_families import ANSWER
 from tests.convert.test_published import write
 from turnout.cli.main import main

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 import turnout
-from tests.convert.cases import VOCABULARY, ours, random_model, text, theirs
+from tests.convert.cases import ours, random_model, text, theirs
+from tests.convert.shapes import VOCABULARY
 from tests.convert.test_families import ANSWER
 from turnout.config.errors import UserError
 from turnout.config.routers import TopKRouter
