@@ -5,8 +5,8 @@
 The Switch shape of T5 of width 512: 6 + 6 layers, every other one sparse, vocabulary 32,128. Both
 read the same prompts of 128 tokens and write 64. transformers runs with its static cache and with
 its dynamic one; its Switch model has one implementation of the experts. Weights are in the compute
-dtype before the clock starts. Each repeat times all in turn, so that a busy machine slows them
-alike; medians of the ratios, with the quartiles.
+dtype, and ours packed (``models.prepared``), before the clock starts. Each repeat times all in
+turn, so that a busy machine slows them alike; medians of the ratios, with the quartiles.
 
 Before anything is timed the tokens are compared. Where they part, the largest logit must lead the
 one that was taken by no more than ``TIE``, rounding alone, or the run ends with an error.
@@ -61,7 +61,7 @@ def ours(size: Size, dtype: torch.dtype) -> Model:
     )
     model = build(config, dtype=dtype)
     model.init_weights(0)
-    return prepared(model.eval())
+    return model.eval()
 
 
 def theirs(size: Size, model: Model) -> SwitchTransformersForConditionalGeneration:
@@ -176,6 +176,7 @@ def measure(size: Size, dtype: torch.dtype, batch: int, new: int, repeats: int) 
     model = ours(size, dtype)
     foreign = theirs(size, model)
     generator = torch.Generator().manual_seed(batch)
+    model = prepared(model)
     ids = torch.randint(2, size.vocabulary, (batch, PROMPT), generator=generator)
     prompts, options = ids.tolist(), GenerateOptions(new)
     same = check(
