@@ -14,6 +14,17 @@ from turnout.config.attention import Attention
 from turnout.config.errors import UserError
 from turnout.nn.attention import KeyValues, Slots
 
+HALF = (torch.bfloat16, torch.float16)
+
+
+def kept(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """What keys and values of this dtype are kept in.
+
+    On CPUs the attention of one query to many keys takes eight times as long in half precision as
+    in float32 (docs/results/generation.md), whose room they are given.
+    """
+    return torch.float32 if device.type == "cpu" and dtype in HALF else dtype
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -48,7 +59,8 @@ class Cache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> "Cache":
-        """A cache with nothing in it."""
+        """A cache with nothing in it, of what is computed in ``dtype``."""
+        dtype = kept(dtype, device)
         (key_heads, key_width), (value_heads, value_width) = config.cached
         keys = (batch, key_heads, max_length, key_width)
         values = (batch, value_heads, max_length, value_width)
@@ -63,6 +75,11 @@ class Cache:
             mask=torch.zeros((batch, max_length), dtype=torch.bool, device=device),
             ids=torch.zeros((batch, max_length), dtype=torch.int64, device=device),
         )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of keys and values."""
+        return self.layers[0].keys.dtype
 
     @property
     def max_length(self) -> int:

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from turnout.data.batch import Stream
 from turnout.models.block_context import BlockOutput, StackContext
 from turnout.models.blocks import Block
-from turnout.models.cache import Cache, Memory
+from turnout.models.cache import Cache, Memory, kept
 from turnout.models.initial import Deviations
 from turnout.models.norms import norm
 from turnout.models.positions import position_bias, rotary, sinusoids
@@ -77,7 +77,7 @@ class Stack(nn.Module):
     def remember(self, states: Float[Tensor, "B E D"], mask: Bool[Tensor, "B E"]) -> Memory:
         """Keys and values that the blocks' cross-attention reads of an encoder's states."""
         layers = tuple(
-            block.cross_attention.attention.project(states)
+            block.cross_attention.attention.project(states).to(kept(states.dtype, states.device))
             for block in self._blocks()
             if block.cross_attention is not None
         )
@@ -172,4 +172,5 @@ class Stack(nn.Module):
         if self.position_bias is None:
             return allowed, allowed, start
         bias = self.position_bias(x.shape[1], key.shape[1], start)
-        return allowed, biased(allowed, bias, x.dtype), start
+        dtype = x.dtype if cache is None else cache.dtype
+        return allowed, biased(allowed, bias, dtype), start

@@ -29,6 +29,10 @@ class KeyValues:
     keys: Float[Tensor, "B KV K d"]
     values: Float[Tensor, "B KV K e"]
 
+    def to(self, dtype: torch.dtype) -> "KeyValues":
+        """The same in another dtype, each head's in one piece."""
+        return KeyValues(self.keys.to(dtype).contiguous(), self.values.to(dtype).contiguous())
+
 
 @dataclass(frozen=True)
 class Slots:
@@ -39,10 +43,13 @@ class Slots:
     used: int
 
     def extend(self, new: KeyValues) -> KeyValues:
-        """Writes ``new`` behind what is there, in place, and returns all that is written."""
+        """Writes ``new`` behind what is there, in place, and returns all that is written, in the
+        dtype of the room; in its own where there was nothing."""
         end = self.used + new.keys.shape[2]
         self.keys[:, :, self.used : end] = new.keys
         self.values[:, :, self.used : end] = new.values
+        if self.used == 0:
+            return new
         return KeyValues(self.keys[:, :, :end], self.values[:, :, :end])
 
 
@@ -170,18 +177,20 @@ class AttentionBase(nn.Module, ABC):
     ) -> Float[Tensor, "B Q D"]:
         """Projected queries over the keys and values of ``read``."""
         split = self._heads(queries, self.config.num_heads, self.query_norm)
+        split = split if rotation is None else rotation.apply(split)
         if self.sinks is not None:
             read, mask = with_sinks(read, mask, self.sinks)
+        dtype = read.keys.dtype  # a cache's may be wider
         mixed = F.scaled_dot_product_attention(
-            split if rotation is None else rotation.apply(split),
+            split.to(dtype),
             read.keys,
             read.values,
-            attn_mask=mask,
+            attn_mask=mask if mask.dtype == torch.bool else mask.to(dtype),
             dropout_p=self.dropout if self.training else 0.0,
             scale=self.scale,
             enable_gqa=self.config.kv_heads != self.config.num_heads,
         )
-        joined: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        joined: Tensor = self.out(mixed.transpose(1, 2).flatten(2).to(queries.dtype))
         return joined
 
     def init_shared(self) -> None:

@@ -77,7 +77,7 @@ class LatentAttention(nn.Module):
         rotation: Rotation | None = None,
     ) -> Float[Tensor, "B Q D"]:
         """Queries of ``x`` over the keys and values that ``read`` is projected up to."""
-        keys, values = self._up(read)
+        keys, values = self._up(read.to(x.dtype))
         mixed = F.scaled_dot_product_attention(
             self._queries(x, rotation),
             keys,
