@@ -11,6 +11,7 @@ from turnout.config.model import ModelConfig
 from turnout.config.routers import ForcedRouter, HashRouter, RouterConfig, ThorRouter
 from turnout.data.batch import Batch
 from turnout.models import Model, ModelOutput, build
+from turnout.models.cache import Memory
 
 
 def ready(config: ModelConfig) -> Model:
@@ -147,3 +148,26 @@ def test_nobody_s_statistics_cost_nothing_and_change_nothing(name: str, cached: 
     assert torch.equal(seen.hidden, unseen.hidden)
     assert len(seen.layers) == len(model.sparse_layers()) and unseen.layers == ()
     assert asked.routing is not None and len(asked.layers) == len(seen.layers)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_cache_of_bfloat16_is_float32_on_cpus(name: str, side: str) -> None:
+    """What is computed in bfloat16 is kept in more, and equal but for bfloat16's roundings."""
+    model = build(CASES[name], dtype=torch.bfloat16)
+    model.init_weights(0)
+    batch = batch_for(CASES[name], [16, 9, 12], [11, 16, 3], side=side)
+    with torch.no_grad():
+        whole = model.eval()(batch)
+    outputs = in_pieces(model, batch, [8, 9, 10, 14, 16])
+    for output in outputs:
+        assert output.cache is not None and output.hidden.dtype == torch.bfloat16
+        kept = [
+            *output.cache.layers,
+            *(output.cache.memory or Memory((), batch.decoder.mask)).layers,
+        ]
+        assert {part.keys.dtype for part in kept} == {torch.float32}
+    hidden = torch.cat([output.hidden for output in outputs], dim=1)[batch.decoder.mask]
+    expected = whole.hidden[batch.decoder.mask]
+    close = (hidden - expected).abs().max(1).values < 0.1 * expected.abs().max()
+    assert close.float().mean() > 0.8, "a token may be routed otherwise where two experts are level"
