@@ -6,9 +6,10 @@ Forward and backward of ``[N, D] x [E, D, F]``. The loads of the experts are dra
 call, as routing changes them with every batch: with the same loads again and again the kernels
 that oneDNN compiles for each number of rows would come from its cache, as they do not in training.
 
-Every backend and the dense product in turn within each repeat, so that a busy machine slows them
-alike; each is called twice before it is timed, since the others have been at the cache. Medians of
-the ratios to the dense product, with the quartiles. Outputs are compared before anything is timed.
+Every backend and the dense product, by the faster library too, in turn within each repeat, so that
+a busy machine slows them alike; each is called twice before it is timed, since the others have been
+at the cache. Medians of the ratios to the dense product, with the quartiles. Outputs are compared
+before anything is timed.
 """
 
 import platform
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from turnout.moe.products import BACKENDS, ProductShape, choose, grouped_product, usable
+from turnout.nn.linear import linear
 
 REPEATS = 9
 WARM = 2
@@ -53,9 +55,9 @@ def measure(experts: int, tokens: int, d_in: int, d_out: int, dtype: torch.dtype
     total = experts * tokens
     rows = torch.randn(total, d_in, generator=generator).to(dtype).requires_grad_()
     weight = torch.randn(experts, d_in, d_out, generator=generator).to(dtype).requires_grad_()
-    dense = weight.detach()[0].clone().requires_grad_()
+    dense = weight.detach()[0].t().clone().requires_grad_()
     shape = ProductShape(total, experts, d_in, d_out, dtype, "cpu")
-    ways: dict[str, Callable[[], Tensor]] = {"dense": lambda: (rows @ dense).sum()}
+    ways: dict[str, Callable[[], Tensor]] = {"dense": lambda: linear(rows, dense).sum()}
     offsets = draw(total, experts, generator)
     expected = grouped_product(rows, weight, offsets, "slices").detach()
     for name in BACKENDS:
@@ -69,14 +71,13 @@ def measure(experts: int, tokens: int, d_in: int, d_out: int, dtype: torch.dtype
     for _ in range(REPEATS):
         for name, way in ways.items():
             times[name].append(seconds(way))
-    ratios = {
-        name: [t / d for t, d in zip(times[name], times["dense"], strict=True)]
-        for name in BACKENDS
-        if name in ways
-    }
     cells = []
-    for values in ratios.values():
-        low, middle, high = statistics.quantiles(values, n=4)
+    for name in BACKENDS:
+        if name not in ways:
+            cells.append("-")
+            continue
+        ratios = [t / d for t, d in zip(times[name], times["dense"], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
         cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
     kind = str(dtype).removeprefix("torch.")
     dense_ms = 1e3 * statistics.median(times["dense"])
