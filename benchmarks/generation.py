@@ -5,8 +5,9 @@
 The Switch shape of T5 of width 512: 6 + 6 layers, every other one sparse, vocabulary 32,128. Both
 read the same prompts of 128 tokens and write 64. transformers runs with its static cache and with
 its dynamic one; its Switch model has one implementation of the experts. Weights are in the compute
-dtype, and ours packed (``models.prepared``), before the clock starts. Each repeat times all in
-turn, so that a busy machine slows them alike; medians of the ratios, with the quartiles.
+dtype, ours packed (``models.prepared``) and the step compiled, before the clock starts. Each repeat
+times all in turn, so that a busy machine slows them alike; medians of the ratios, with the
+quartiles. How long the matrix products of one more call take is what the profiler says.
 
 Before anything is timed the tokens are compared. Where they part, the largest logit must lead the
 one that was taken by no more than ``TIE``, rounding alone, or the run ends with an error.
@@ -18,7 +19,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import transformers
@@ -35,6 +36,7 @@ from turnout.models import Model, build, prepared
 PROMPT = 128
 TIE = {torch.float32: 1e-4, torch.bfloat16: 0.25}
 CACHES = ("static", "dynamic")
+PRODUCTS = ("mkldnn::_linear_pointwise", "aten::mm", "aten::addmm", "aten::bmm")
 LETTERS = {"q": "query", "k": "key", "v": "value", "o": "out"}
 
 
@@ -179,10 +181,14 @@ def measure(size: Size, dtype: torch.dtype, batch: int, new: int, repeats: int) 
     model = prepared(model)
     ids = torch.randint(2, size.vocabulary, (batch, PROMPT), generator=generator)
     prompts, options = ids.tolist(), GenerateOptions(new)
-    same = check(
-        foreign, ids, generate(model, prompts, options), their_tokens(foreign, ids, new, "static")
-    )
-    ways: dict[str, Callable[[], object]] = {"ours": lambda: generate(model, prompts, options)}
+    expected = their_tokens(foreign, ids, new, "static")
+    check(foreign, ids, generate(model, prompts, options), expected)
+    same = check(foreign, ids, generate(model, prompts, replace(options, compile=True)), expected)
+    compiled = replace(options, compile=True)
+    ways: dict[str, Callable[[], object]] = {
+        "ours": lambda: generate(model, prompts, compiled),
+        "plain": lambda: generate(model, prompts, options),
+    }
     ways |= {
         cache: lambda cache=cache: their_tokens(foreign, ids, new, cache)  # type: ignore[misc]
         for cache in CACHES
@@ -201,11 +207,19 @@ def measure(size: Size, dtype: torch.dtype, batch: int, new: int, repeats: int) 
             f"{1e3 * statistics.median(times[name]) / new:.1f} | "
             f"{middle:.2f} ({low:.2f} to {high:.2f})"
         )
+    mine = [1e3 * statistics.median(times[name]) / new for name in ("ours", "plain")]
     return (
-        f"| {str(dtype).removeprefix('torch.')} | {size.experts} | {batch} | "
-        f"{1e3 * statistics.median(times['ours']) / new:.1f} | {' | '.join(cells)} | "
+        f"| {str(dtype).removeprefix('torch.')} | {size.experts} | {batch} | {mine[0]:.1f} | "
+        f"{1e3 * products(ways['ours']) / new:.1f} | {mine[1]:.1f} | {' | '.join(cells)} | "
         f"{same} of {batch} |"
     )
+
+
+def products(work: Callable[[], object]) -> float:
+    """Seconds of one call that pass in matrix products."""
+    with torch.profiler.profile() as profile:
+        work()
+    return 1e-6 * sum(e.self_cpu_time_total for e in profile.key_averages() if e.key in PRODUCTS)
 
 
 def main() -> None:
@@ -234,10 +248,10 @@ def main() -> None:
         f"{torch.backends.cpu.get_cpu_capability()}.\n"
     )
     print(
-        "| dtype | E | batch | ours, ms | static cache, ms | over ours | dynamic cache, ms | "
-        "over ours | same tokens |"
+        "| dtype | E | batch | ours, ms | its products, ms | not compiled, ms | static cache, ms | "
+        "over ours | dynamic cache, ms | over ours | same tokens |"
     )
-    print("|" + "---|" * 9)
+    print("|" + "---|" * 11)
     for experts in options.experts:
         size = Size(options.width, options.layers, options.vocabulary, experts)
         for dtype in (torch.float32, torch.bfloat16):

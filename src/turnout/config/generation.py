@@ -21,6 +21,9 @@ class GenerateOptions:
     ``visible_prompt`` lets the tokens of a decoder's prompt read each other in both directions,
     as a model trained with a visible prefix expects; an encoder's prompt always does.
     ``label`` is the label of every row, for models whose routers read one.
+    ``compile`` takes the steps of one token through ``torch.compile``, which needs a C++ compiler:
+    the first call of a model that is float32 or ``models.prepared`` waits for it, later ones do
+    not. Tokens are the same but for ties that rounding decides.
 
     Beams are ranked by ``sum of log-probabilities / length ** length_penalty``, the length being
     that of the new tokens with the stop token. ``early_stopping`` says when the search for a
@@ -43,6 +46,7 @@ class GenerateOptions:
     num_beams: int = 1
     length_penalty: float = 1.0
     early_stopping: EarlyStopping = "likely"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         check_words(self, "generate")

@@ -62,7 +62,7 @@ def beam_search(
     beams = options.num_beams
     searches = [Search() for _ in prompts]
     batch = first_batch(model.config, prompts, options, device)
-    length = batch.decoder.ids.shape[1] + options.max_new_tokens - 1
+    length = batch.decoder.ids.shape[1] + options.max_new_tokens
     cache = model.empty_cache(len(prompts), length)
     for position in range(options.max_new_tokens):
         logits, cache = next_logits(model, batch, cache, options, position)

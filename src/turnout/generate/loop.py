@@ -46,7 +46,7 @@ def generate(
     if options.num_beams > 1:
         check_prompts(model.config, prompts, options)
         with evaluating(model):
-            ready = prepared(model, pack=False)
+            ready = _ready(model, options)
             return beam_search(ready, prompts, options, _never if ends is None else ends)
     written: list[list[int]] = [[] for _ in prompts]
     for step in stream(model, prompts, options, ends=ends):
@@ -98,7 +98,7 @@ def _steps(
     written: list[list[int]] = [[] for _ in prompts]
     live = [True] * len(prompts)
     with evaluating(model):
-        tokens = _tokens(prepared(model, pack=False), prompts, options, live)
+        tokens = _tokens(_ready(model, options), prompts, options, live)
         for token in tokens:
             step: Step = [None] * len(prompts)
             for row, new in enumerate(token.tolist()):
@@ -113,6 +113,19 @@ def _steps(
                 return
 
 
+def _ready(model: Model, options: GenerateOptions) -> Model:
+    """The model with its weights cast; a copy would be compiled anew at every call."""
+    ready = prepared(model, pack=False)
+    require(
+        not options.compile or ready is model,
+        "compile",
+        True,
+        f"False for a model of {str(model.dtype).removeprefix('torch.')} that is not prepared",
+        "make it ready once with turnout.models.prepared(model), and generate with that",
+    )
+    return ready
+
+
 def _tokens(
     model: Model, prompts: list[list[int]], options: GenerateOptions, live: list[bool]
 ) -> Iterator[Int[Tensor, " B"]]:
@@ -123,7 +136,7 @@ def _tokens(
     device = next(model.parameters()).device
     keys = row_keys(options.seed, prompts)
     batch = first_batch(model.config, prompts, options, device)
-    length = batch.decoder.ids.shape[1] + options.max_new_tokens - 1
+    length = batch.decoder.ids.shape[1] + options.max_new_tokens
     cache = model.empty_cache(len(prompts), length)
     for position in range(options.max_new_tokens):
         logits, cache = next_logits(model, batch, cache, options, position)

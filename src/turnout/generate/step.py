@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from turnout.config.errors import UserError
 from turnout.config.generation import GenerateOptions
 from turnout.data.batch import Batch
 from turnout.generate.logits import adjusted
@@ -16,16 +17,48 @@ from turnout.models.cache import Cache
 
 Ends = Callable[[list[int]], bool]  # whether the new tokens of a row are its last
 
+# The compiler is to take the length of what was read as a variable from the first: else it makes a
+# graph for the first length, and a second one for all others; of lengths 0 and 1 it always does.
+LENGTH = "L['cache'].used"
+FIRST_COMPILED = 2
+
 
 @torch.no_grad()
 def next_logits(
     model: Model, batch: Batch, cache: Cache, options: GenerateOptions, position: int
 ) -> tuple[Float[Tensor, "B V"], Cache]:
-    """The adjusted logits of new token ``position`` of every row, and the cache to go on with."""
+    """The adjusted logits of new token ``position`` of every row, and the cache to go on with.
+
+    Raises:
+        UserError: ``options.compile`` where there is no C++ compiler.
+    """
+    one_each = batch.decoder.ids.shape[1] == 1 and cache.used >= FIRST_COMPILED
+    read = _compiled if options.compile and one_each else _read
+    logits, cache = read(model, batch, cache)
+    return adjusted(logits, cache, options, position), cache
+
+
+def _read(model: Model, batch: Batch, cache: Cache) -> tuple[Float[Tensor, "B V"], Cache]:
     output = model(batch, cache=cache, observed=False)
     assert output.cache is not None
-    logits = output.head.logits(output.hidden[:, -1])
-    return adjusted(logits, output.cache, options, position), output.cache
+    return output.head.logits(output.hidden[:, -1]), output.cache
+
+
+_whole = torch.compile(_read, fullgraph=True)
+
+
+def _compiled(model: Model, batch: Batch, cache: Cache) -> tuple[Float[Tensor, "B V"], Cache]:
+    """As ``_read``, by one graph for a model."""
+    try:
+        with torch.compiler.config.patch(dynamic_sources=LENGTH):  # type: ignore[attr-defined]
+            return _whole(model, batch, cache)
+    except torch._dynamo.exc.BackendCompilerFailed as error:
+        if "C++ compiler" not in str(error):
+            raise
+        raise UserError(
+            "compile = true: must be false where no C++ compiler is installed; install g++ or "
+            "clang, or leave it out"
+        ) from None
 
 
 def next_batch(

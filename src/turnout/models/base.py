@@ -100,10 +100,11 @@ class Model(nn.Module, ABC):
     def output_head(self) -> Head:
         """The head over the weights as they are now."""
         if self.head is not None:
-            return Head(self.head.weight, self.logits_scale)
-        weight = self.packed_embedding
-        weight = self.embedding.weight if weight is None else weight
-        return Head(weight, self.deviations.shared_logits * self.logits_scale)
+            return Head(self.head.weight, self.logits_scale, self.head.packed)
+        scale = self.deviations.shared_logits * self.logits_scale
+        if self.packed_embedding is None:
+            return Head(self.embedding.weight, scale)
+        return Head(self.packed_embedding, scale, packed=True)
 
 
 def advance(cache: Cache | None, stream: Stream) -> Cache | None:

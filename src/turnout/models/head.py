@@ -38,16 +38,18 @@ class Head:
     """A view of the output weights; ``scale`` multiplies the hidden states before them.
 
     T5 1.0 shares the weights with the embedding and scales by d_model^-0.5. The product has the
-    dtype of the hidden states, everything after it is float32. The weight of a prepared model is
-    packed, and makes logits alone.
+    dtype of the hidden states, everything after it is float32. A weight that is
+    ``packed`` (``models.prepared``) makes logits alone.
     """
 
     weight: Float[Tensor, "V D"]
     scale: float = 1.0
+    packed: bool = False
 
     def logits(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """Float32 logits; for a few positions, since the vocabulary is wide."""
-        return linear(hidden * self.scale, self.weight).float()
+        product = onednn.packed_linear if self.packed else linear
+        return product(hidden * self.scale, self.weight).float()
 
     def cross_entropy(
         self,

@@ -1,19 +1,15 @@
-"""A model made ready to compute many passes over the same weights.
-
-Axes: N rows sorted by expert, E experts, D width, O output width.
-"""
+"""A model made ready to compute many passes over the same weights."""
 
 import copy
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import final
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from turnout.models.base import Model
-from turnout.moe.experts import Experts, ExpertStack, LinearExperts
+from turnout.moe.experts import Experts, LinearExperts
+from turnout.moe.packed import PackedExperts
 from turnout.moe.routers import Router
 from turnout.nn import onednn
 from turnout.nn.embedding import Embedding
@@ -53,11 +49,15 @@ def prepared(model: Model, *, pack: bool = True) -> Model:
     shared_head = model.head is None and model.packed_embedding is None and aim.packs(weight)
     if not ready and not shared_head:
         return model
-    shared: Memo = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    made = copy.deepcopy(model, shared | ready)
+    made = copy.deepcopy(model, _shared(model) | ready)
     if shared_head:
         made.packed_embedding = onednn.packed(weight.detach().to(model.dtype))
     return made
+
+
+def _shared(module: nn.Module) -> Memo:
+    """Tensors that a copy is to have in common with ``module``."""
+    return {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
 
 
 @singledispatch
@@ -83,12 +83,16 @@ def _(module: Embedding, aim: Aim) -> Memo:
 def _(module: Linear | FeedForward, aim: Aim) -> Memo:
     found: Memo = {}
     for weight in module.parameters():
-        if weight.dim() == 2 and aim.packs(weight):
-            own = onednn.packed(weight.detach().to(aim.dtype))
-            found[id(weight)] = nn.Parameter(own, requires_grad=False)
-        else:
-            found |= _cast(weight, aim)
-    return found
+        found |= _cast(weight, aim)
+    matrices = [weight for weight in module.parameters() if weight.dim() == 2]
+    if not all(map(aim.packs, matrices)):
+        return found
+    for matrix in matrices:
+        own = onednn.packed(matrix.detach().to(aim.dtype))
+        found[id(matrix)] = nn.Parameter(own, requires_grad=False)
+    made = copy.deepcopy(module, _shared(module) | found)
+    made.packed = True
+    return {id(module): made}
 
 
 @_ready.register
@@ -110,47 +114,3 @@ def _cast(weight: nn.Parameter, aim: Aim) -> Memo:
     if weight.dtype == aim.dtype:
         return {}
     return {id(weight): nn.Parameter(weight.detach().to(aim.dtype), requires_grad=False)}
-
-
-@final
-class PackedExperts(ExpertStack):
-    """``Experts`` as so many networks with packed matrices, to be read from alone."""
-
-    def __init__(self, experts: Experts, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.num_experts = experts.num_experts
-        self.init_scale = experts.init_scale
-        self.d_model = experts.w_in.shape[1]
-        self.networks = nn.ModuleList(
-            _network(experts, expert, dtype) for expert in range(self.num_experts)
-        )
-
-    def init_weights(
-        self, generator: torch.Generator | None = None, *, std: float | None = None
-    ) -> None:
-        """Packed matrices are made from others: they are not drawn."""
-        raise RuntimeError("experts of a prepared model have no weights of their own to draw")
-
-    def forward(
-        self, rows: Float[Tensor, "N D"], offsets: Int[Tensor, " E"]
-    ) -> Float[Tensor, "N D"]:
-        """As ``Experts.forward``; rows past the last offset give zero."""
-        parts, start = [], 0
-        for network, end in zip(self.networks, offsets.tolist(), strict=True):
-            if end > start:
-                parts.append(network(rows[start:end]))
-            start = end
-        if start < rows.shape[0] or not parts:
-            parts.append(rows.new_zeros(rows.shape[0] - start, self.d_model))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _network(experts: Experts, expert: int, dtype: torch.dtype) -> FeedForward:
-    """One expert alone: its matrices [F, D] and [D, F], packed, and its vectors, cast."""
-    with torch.device("meta"):
-        network = FeedForward(experts.w_in.shape[1], experts.config)
-    for name, stacked in experts.named_parameters():
-        own = stacked.detach()[expert].to(dtype)
-        own = onednn.packed(own.t().contiguous()) if own.dim() == 2 else own
-        setattr(network, name, nn.Parameter(own, requires_grad=False))
-    return network.eval()

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from turnout.config.feed_forward import FeedForwardConfig
+from turnout.nn import onednn
 from turnout.nn.activations import activate
 from turnout.nn.init import matrix_normal_
 from turnout.nn.linear import linear
@@ -17,11 +18,15 @@ class FeedForward(nn.Module):
     """``y = act(x W_in) W_out``, gated and with biases as the configuration says.
 
     Weights are float32 and cast to the dtype of ``x``; dropout acts on the hidden activation.
+
+    Attributes:
+        packed: whether matrices and biases are those of ``models.prepared``.
     """
 
     def __init__(self, d_model: int, config: FeedForwardConfig, dropout: float = 0.0) -> None:
         super().__init__()
         self.config = config
+        self.packed = False
         self.dropout = nn.Dropout(dropout)
         self.w_in = nn.Parameter(torch.empty(config.d_ff, d_model))
         self.w_gate = nn.Parameter(torch.empty(config.d_ff, d_model)) if config.gated else None
@@ -43,15 +48,16 @@ class FeedForward(nn.Module):
         init_network(self, generator, std=std, scale=scale)
 
     def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
+        product = onednn.packed_linear if self.packed else linear
         x_gate = None
         if self.w_gate is not None:
-            x_gate = linear(x, self.w_gate, self.b_gate)
-        x_in = linear(x, self.w_in, self.b_in)
+            x_gate = product(x, self.w_gate, self.b_gate)
+        x_in = product(x, self.w_in, self.b_in)
         hidden = activate(self.config.activation, x_in, x_gate)
         if self.hidden_bias is not None:
             hidden = apply_hidden_bias(hidden, self.hidden_bias.to(x.dtype), self.config)
         hidden = self.dropout(hidden)
-        return linear(hidden, self.w_out, self.b_out)
+        return product(hidden, self.w_out, self.b_out)
 
 
 @runtime_checkable

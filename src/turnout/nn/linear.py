@@ -17,10 +17,15 @@ from turnout.nn import onednn
 @final
 class Linear(nn.Module):
     """``y = x W^T + b`` with ``weight`` [outputs, inputs] and, where asked for, ``bias`` [outputs]
-    in float32, cast to the dtype of ``x``."""
+    in float32, cast to the dtype of ``x``.
+
+    Attributes:
+        packed: whether weight and bias are those of ``models.prepared``.
+    """
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
         super().__init__()
+        self.packed = False
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
 
@@ -30,7 +35,7 @@ class Linear(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
-        return linear(x, self.weight, self.bias)
+        return (onednn.packed_linear if self.packed else linear)(x, self.weight, self.bias)
 
 
 def linear(
@@ -38,11 +43,8 @@ def linear(
     weight: Float[Tensor, "O I"],
     bias: Float[Tensor, " O"] | None = None,
 ) -> Float[Tensor, "*N O"]:
-    """``x W^T + b`` by the faster library; weight and bias are cast to the dtype of ``x``, unless
-    the weight is packed (``models.prepared``) and has it already."""
+    """``x W^T + b`` by the faster library; weight and bias are cast to the dtype of ``x``."""
     added = None if bias is None else bias.to(x.dtype)
-    if weight.is_mkldnn:
-        return onednn.packed_linear(x, weight, added)
     matrix = weight.to(x.dtype)
     if not onednn.takes(x.dtype, x.device.type, weight.numel(), rows=x.numel() // x.shape[-1]):
         return F.linear(x, matrix, added)

@@ -8,6 +8,7 @@ as fast where it lies as oneDNN wants it (docs/results/generation.md).
 Axes: N rows, D inner width, F outer width.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -19,6 +20,7 @@ from torch import Tensor
 SMALL = 1 << 15  # elements of a matrix below which a call costs more than it saves
 BRIEF = 1 << 22  # multiplications below which an operator of our own is no gain
 FEW = 16  # rows, as in a step of generation, whose kernels are met again and again
+LIBRARY = torch.library.Library("turnout", "FRAGMENT")  # type: ignore[no-untyped-call]
 PACKED = frozenset({torch.float32, torch.bfloat16})
 
 
@@ -90,15 +92,38 @@ def packed(weight: Float[Tensor, "F D"]) -> Float[Tensor, "F D"]:
 
 
 def packed_linear(
-    x: Float[Tensor, "*N D"], weight: Float[Tensor, "F D"], bias: Float[Tensor, " F"] | None
+    x: Float[Tensor, "*N D"],
+    weight: Float[Tensor, "F D"],
+    bias: Float[Tensor, " F"] | None = None,
 ) -> Float[Tensor, "*N F"]:
-    """``x @ weight.T + bias`` of a ``packed`` weight, for any numbers of rows."""
+    """``x @ weight.T + bias`` of a ``packed`` weight, for any numbers of rows; an operator of its
+    own, since a compiler sees no layout of oneDNN's."""
+    return cast(Tensor, torch.ops.turnout.packed_linear(x, weight, bias))
+
+
+def _packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     rows = x.flatten(0, -2)
     size = kernel_size(len(rows))
     if len(rows) <= FEW or size == len(rows):
         return linear(x, weight, bias)
     grown = linear(F.pad(rows, (0, 0, 0, size - len(rows))), weight, bias)
     return grown[: len(rows)].view(*x.shape[:-1], -1)
+
+
+def _shape_of_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def operator(schema: str, compute: Callable[..., Tensor], shape: Callable[..., Tensor]) -> None:
+    """Makes ``turnout::...`` of a function that takes packed weights and has no gradient.
+
+    ``torch.library.custom_op`` would cost eight microseconds a call, as long as a small product.
+    """
+    LIBRARY.define(schema)  # type: ignore[no-untyped-call]
+    name = schema.split("(")[0]
+    for key in ("CPU", "MkldnnCPU"):
+        LIBRARY.impl(name, compute, key)  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"turnout::{name}", shape, lib=LIBRARY)
 
 
 def known_faster(capability: str, cpuinfo: Path) -> bool:
@@ -110,3 +135,8 @@ def known_faster(capability: str, cpuinfo: Path) -> bool:
 
 WIDE = available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 FASTER = known_faster(torch.backends.cpu.get_cpu_capability(), Path("/proc/cpuinfo"))
+operator(
+    "packed_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+    _packed_linear,
+    _shape_of_linear,
+)
