@@ -28,6 +28,7 @@ __all__ = [
     "DTYPES",
     "FORMAT",
     "INDEX",
+    "SHARDS",
     "VERSION",
     "Checkpoint",
     "CheckpointError",
@@ -44,6 +45,7 @@ __all__ = [
     "signed",
 ]
 
+SHARDS = "shard-*-of-*.safetensors"  # what ``shard_name`` makes
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,

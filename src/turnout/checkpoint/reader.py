@@ -17,6 +17,7 @@ from torch import Tensor
 
 from turnout.checkpoint.blocks import Block, fault_of
 from turnout.checkpoint.format import (
+    INDEX,
     CheckpointError,
     PieceEntry,
     ShardEntry,
@@ -25,6 +26,7 @@ from turnout.checkpoint.format import (
     named_dtype,
 )
 from turnout.checkpoint.index import load_index, shortened
+from turnout.checkpoint.ranks import Ranks
 from turnout.checkpoint.stream import TensorPlace, open_tensors, read_header
 
 CHUNK = 2**20
@@ -63,23 +65,38 @@ class Reader:
         """
         for name, entry in self.index.shards.items():
             self._present(name, entry)
-        pieces: dict[str, dict[str, tuple[str, PieceEntry]]] = {}
-        for tensor, content in self.index.tensors.items():
-            for piece in content.pieces:
-                pieces.setdefault(piece.shard, {})[piece.key] = tensor, piece
-        for number, (name, entry) in enumerate(self.index.shards.items()):
-            if number % of == share:
-                self._hashed(name, entry, progress)
-                stray = [key for key in self._header(name) if key not in pieces.get(name, {})]
-                if stray:
-                    raise CheckpointError(
-                        f"{self.folder / name}: tensors the index does not name: {shortened(stray)}"
-                    )
-                for tensor, piece in pieces.get(name, {}).values():
-                    self._place(piece, self.index.tensors[tensor])
         for number, tensor in enumerate(self.index.tensors):
             if number % of == share:
                 self._covered(tensor)
+        pieces: dict[str, list[tuple[PieceEntry, TensorEntry]]] = {}
+        for content in self.index.tensors.values():
+            for piece in content.pieces:
+                pieces.setdefault(piece.shard, []).append((piece, content))
+        for number, (name, entry) in enumerate(self.index.shards.items()):
+            if number % of == share:
+                self._hashed(name, entry, progress)
+                self._described(name, pieces.get(name, []))
+
+    def check_together(self, ranks: Ranks, progress: Progress | None = None) -> None:
+        """``check`` of the whole by all ranks, each of its share; returns when all are done.
+
+        Raises:
+            CheckpointError: on all ranks, if one found damage or reads another checkpoint.
+        """
+
+        def work() -> str:
+            self.check(ranks.rank, ranks.size, progress)
+            return str(self.index.to_json()["sha256"])
+
+        def judge(messages: list[str]) -> list[str]:
+            other = [rank for rank, message in enumerate(messages) if message != messages[0]]
+            if other:
+                raise CheckpointError(
+                    f"{self.folder}: rank {other[0]} reads another {INDEX} there than rank 0"
+                )
+            return messages
+
+        ranks.consult(work, judge)
 
     def tensor(self, name: str) -> Tensor:
         """A whole tensor, on the CPU.
@@ -130,6 +147,9 @@ class Reader:
         fault = fault_of(entry.shape, [piece.block for piece in entry.pieces])
         if fault:
             raise CheckpointError(f"{self.folder}: {name} {fault}")
+        for piece in entry.pieces:
+            if piece.shard not in self.index.shards:
+                raise CheckpointError(f"{self.folder}: the index names no shard {piece.shard!r}")
         return entry
 
     def _present(self, name: str, entry: ShardEntry) -> Path:
@@ -145,8 +165,6 @@ class Reader:
 
     def _header(self, name: str) -> dict[str, TensorPlace]:
         if name not in self._headers:
-            if name not in self.index.shards:
-                raise CheckpointError(f"{self.folder}: the index names no shard {name!r}")
             self._headers[name] = read_header(self._present(name, self.index.shards[name]))
         return self._headers[name]
 
@@ -157,6 +175,17 @@ class Reader:
                 f"{self.folder / piece.shard} does not hold {piece.key} as the index says"
             )
         return place
+
+    def _described(self, name: str, pieces: list[tuple[PieceEntry, TensorEntry]]) -> None:
+        """Refuses a shard that does not hold what the index says, or more."""
+        for piece, entry in pieces:
+            self._place(piece, entry)
+        known = {piece.key for piece, _ in pieces}
+        stray = [key for key in self._header(name) if key not in known]
+        if stray:
+            raise CheckpointError(
+                f"{self.folder / name}: tensors the index does not name: {shortened(stray)}"
+            )
 
     def _hashed(self, name: str, entry: ShardEntry, progress: Progress | None) -> None:
         path, digest = self.folder / name, sha256()

@@ -13,6 +13,7 @@ from turnout.checkpoint.blocks import fault_of
 from turnout.checkpoint.durable import replace_file, sync_folder, write_file
 from turnout.checkpoint.format import (
     INDEX,
+    SHARDS,
     CheckpointError,
     Index,
     Piece,
@@ -91,7 +92,7 @@ def save_shards(
 
 
 def prepare(folder: Path, meta: Mapping[str, Any]) -> None:
-    """Make the folder, unless nothing should be written into it.
+    """Make the folder, without the shards of a save that was cut off.
 
     Raises:
         CheckpointError: it already is a checkpoint.
@@ -101,6 +102,8 @@ def prepare(folder: Path, meta: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{folder} already holds a checkpoint")
     json.dumps(meta, allow_nan=False)
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(SHARDS):
+        left.unlink()
 
 
 def write_shard(folder: Path, file: str, pieces: Sequence[Piece]) -> ShardRecord:
