@@ -5,6 +5,7 @@ seed; rank by rank it returns relative differences, so that nothing large is sen
 """
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -108,6 +109,12 @@ def _generator(name: str) -> torch.Generator:
     return torch.Generator().manual_seed(sum(map(ord, name)))
 
 
+@cache
+def meshes(plan: ParallelPlan) -> Meshes:
+    """One a layout: every group has a thread, which would stay for as long as the ranks do."""
+    return Meshes.of(plan)
+
+
 @dataclass(frozen=True)
 class Both:
     """The same model whole and laid out, with what a rank needs for a step."""
@@ -123,7 +130,7 @@ class Both:
     def of(case: Case) -> "Both":
         plan = case.plan.over(dist.get_world_size())
         group = 1 if case.model.moe is None else case.model.moe.group.rows
-        ranks = ManyRanks(Meshes.of(plan), group, checkpoint.Alone())
+        ranks = ManyRanks(meshes(plan), group, checkpoint.Alone())
         one, many = whole_model(case), whole_model(case)
         ranks.lay_out(many)
         whole = batches_of(case)

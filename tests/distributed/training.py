@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
+from tests.distributed.cases import meshes
 from turnout.checkpoint import saver
 from turnout.checkpoint.ranks import OverStore
 from turnout.config.layout import over_ranks
 from turnout.config.train import RunConfig
-from turnout.parallel.mesh import Meshes
 from turnout.parallel.ranks import ManyRanks
 from turnout.train.hooks.base import End, Hook, Start
 from turnout.train.report import Evaluation, Event, StepReport
@@ -32,7 +32,7 @@ def opened(config: RunConfig, tag: str, checkpoint: Path | None = None) -> Sessi
         group = 1 if config.model.moe is None else config.model.moe.group.rows
         store = PrefixStore(tag, _get_default_store())
         said = OverStore(store, dist.get_rank(), dist.get_world_size())
-        return ManyRanks(Meshes.of(plan), group, said)
+        return ManyRanks(meshes(plan), group, said)
 
     return open_session(config, checkpoint, None, connect)
 
