@@ -61,14 +61,19 @@ def test_pieces_over_shards_load_as_one_tensor(rows: int, columns: int, cut: st.
 
 
 def test_pieces_that_leave_a_hole_are_refused(tmp_path: Path) -> None:
+    """Before the folder is a checkpoint, and where one holds them, when it is loaded."""
     whole = torch.ones(4, 2)
-    save_shards(tmp_path / "c", [[Piece("w", (0, 0), whole[:3])]], {"w": (4, 2)}, {})
-    with pytest.raises(CheckpointError, match=r"the pieces of w do not fill its shape \[4, 2\]"):
-        load(tmp_path / "c")
+    hole = [[Piece("w", (0, 0), whole[:3])]]
+    with pytest.raises(CheckpointError, match=r"w has pieces that do not fill its shape \[4, 2\]"):
+        save_shards(tmp_path / "c", hole, {"w": (4, 2)}, {})
     overlap = [[Piece("w", (0, 0), whole[:2])], [Piece("w", (1, 0), whole[1:3])]]
-    save_shards(tmp_path / "d", overlap, {"w": (4, 2)}, {})
     with pytest.raises(CheckpointError, match="overlap and leave a hole"):
-        load(tmp_path / "d")
+        save_shards(tmp_path / "d", overlap, {"w": (4, 2)}, {})
+    assert not (tmp_path / "c" / INDEX).exists() and not (tmp_path / "d" / INDEX).exists()
+    save_shards(tmp_path / "e", [[Piece("w", (0, 0), whole[:3])]], {"w": (3, 2)}, {})
+    _edit(lambda d: d["tensors"]["w"].update(shape=[4, 2]))(tmp_path / "e")
+    with pytest.raises(CheckpointError, match=r"2 of 8 entries are in none"):
+        load(tmp_path / "e")
 
 
 def _truncate(folder: Path) -> None:

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from turnout.checkpoint import folders, write
-from turnout.checkpoint.format import Piece, ShardEntry
+from turnout.checkpoint.format import Piece
 from turnout.checkpoint.read import load
+from turnout.checkpoint.stream import Written
 from turnout.cli.samples import blanked, filled
 from turnout.data.tokenizers import ByteTokenizer
 from turnout.train.step import optimiser_step
@@ -171,7 +172,7 @@ def test_a_full_disk_is_one_line_and_loses_little(
     """Full at the first checkpoint, and at the third: those of steps 0 and 2 are there."""
     written, original = [0], write._write_shard
 
-    def limited(path: Path, pieces: Sequence[Piece]) -> ShardEntry:
+    def limited(path: Path, pieces: Sequence[Piece]) -> Written:
         written[0] += 1
         if written[0] > room:
             path.write_bytes(b"half")

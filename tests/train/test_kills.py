@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -109,7 +109,7 @@ FAULTS = (
 
 def fault(kind: str, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raises ``Killed`` at the moment ``kind`` of the save that follows ``at`` earlier ones."""
-    from turnout.checkpoint import write
+    from turnout.checkpoint import durable, write
 
     count = [0]
 
@@ -144,7 +144,7 @@ def fault(kind: str, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
             shard, nth(write._write_shard, lambda path, pieces: half(path, b"x" * 999))
         )
     elif kind == "before fsync":
-        monkeypatch.setattr("turnout.checkpoint.write._sync_folder", _after_shard(at))
+        monkeypatch.setattr("turnout.checkpoint.write.sync_folder", _after_shard(at))
     elif kind == "before the rename":
         monkeypatch.setattr(
             index, nth(write.replace_file, lambda path, data: half(Path(f"{path}.tmp"), data))
@@ -152,7 +152,7 @@ def fault(kind: str, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     elif kind == "after the rename":
 
         def written(path: Path, data: bytes) -> None:
-            write._write_file(Path(f"{path}.tmp"), data)
+            durable.write_file(Path(f"{path}.tmp"), data)
             renamed(Path(f"{path}.tmp"), path)
 
         monkeypatch.setattr(index, nth(write.replace_file, written))
@@ -167,7 +167,7 @@ def fault(kind: str, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def _after_shard(at: int) -> Callable[[Path], None]:
     from turnout.checkpoint import write
 
-    count, original = [0], write._sync_folder
+    count, original = [0], write.sync_folder
 
     def patched(folder: Path) -> None:
         if folder.name.startswith("step-") and not (folder / "index.json").exists():
@@ -191,18 +191,18 @@ def test_a_kill_within_a_save_loses_an_interval_at_most(
     assert_resumes_exactly(config, tmp_path / "cut", whole)
 
 
-def full_after(room: int) -> Callable[[Path, bytes], None]:
-    """Writes files until ``room`` bytes are used up, and half of what does not fit."""
-    from turnout.checkpoint import write
+def full_after(room: int) -> Callable[[BinaryIO, bytes | memoryview], None]:
+    """Writes to files until ``room`` bytes are used up, and half of what does not fit."""
+    from turnout.checkpoint import durable
 
-    left, original = [room], write._write_file
+    left, original = [room], durable.append
 
-    def limited(path: Path, data: bytes) -> None:
+    def limited(file: BinaryIO, data: bytes | memoryview) -> None:
         left[0] -= len(data)
         if left[0] < 0:
-            path.write_bytes(data[: len(data) // 2])
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        original(path, data)
+            file.write(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device", file.name)
+        original(file, data)
 
     return limited
 
@@ -215,7 +215,7 @@ def test_a_full_disk_loses_an_interval_at_most(
     saved = folders.latest(whole)
     size = sum(path.stat().st_size for path in saved.iterdir())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("turnout.checkpoint.write._write_file", full_after(int(share * size)))
+        patch.setattr("turnout.checkpoint.durable.append", full_after(int(share * size)))
         with pytest.raises(OSError, match="No space left") as stop:
             train(config, tmp_path / "cut")
     assert stop.value.filename

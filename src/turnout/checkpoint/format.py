@@ -5,24 +5,61 @@ pieces at offsets; one process is the case of one shard that holds every tensor 
 are safetensors, everything else is JSON, and nothing is ever unpickled.
 """
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from hashlib import sha256
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from turnout.config.errors import UserError
+from turnout.checkpoint.blocks import Block
+from turnout.checkpoint.index import (
+    FORMAT,
+    INDEX,
+    VERSION,
+    CheckpointError,
+    Index,
+    PieceEntry,
+    ShardEntry,
+    TensorEntry,
+    signed,
+)
 
-INDEX = "index.json"
-FORMAT = "turnout"
-VERSION = 2
+__all__ = [
+    "DTYPES",
+    "FORMAT",
+    "INDEX",
+    "SHARDS",
+    "VERSION",
+    "Checkpoint",
+    "CheckpointError",
+    "Index",
+    "Part",
+    "Piece",
+    "PieceEntry",
+    "ShardEntry",
+    "TensorEntry",
+    "dtype_name",
+    "key_of",
+    "named_dtype",
+    "shard_name",
+    "signed",
+]
 
-
-class CheckpointError(UserError):
-    """A folder that is not a checkpoint, is damaged, or belongs to another model."""
+SHARDS = "shard-*-of-*.safetensors"  # what ``shard_name`` makes
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 @dataclass(frozen=True)
@@ -35,73 +72,27 @@ class Piece:
 
     @property
     def key(self) -> str:
-        """Its name in the shard: the global name, with the offset where that is not the origin."""
-        if not any(self.offset):
-            return self.name
-        return f"{self.name}@{','.join(map(str, self.offset))}"
+        """Its name in the shard."""
+        return key_of(self.name, self.offset)
 
 
 @dataclass(frozen=True)
-class PieceEntry:
-    """Where a piece lies: the shard's file name, the key in it, its offset and shape."""
+class Part:
+    """What one rank holds of a global tensor: ``tensor`` starts at ``offset`` of ``shape``."""
 
-    shard: str
-    key: str
+    shape: tuple[int, ...]
     offset: tuple[int, ...]
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class TensorEntry:
-    """A global tensor: its shape, its dtype's name and its pieces."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    pieces: tuple[PieceEntry, ...]
-
-
-@dataclass(frozen=True)
-class ShardEntry:
-    """A file: its size in bytes and the SHA-256 of its content."""
-
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Index:
-    """The content of index.json; ``meta`` is whatever JSON the writer adds.
-
-    The file also holds its own SHA-256, so that a flipped bit in a number is noticed too.
-    """
-
-    shards: Mapping[str, ShardEntry]
-    tensors: Mapping[str, TensorEntry]
-    meta: Mapping[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        return signed(
-            {
-                "format": FORMAT,
-                "version": VERSION,
-                "shards": {name: asdict(entry) for name, entry in self.shards.items()},
-                "tensors": {name: asdict(entry) for name, entry in self.tensors.items()},
-                "meta": dict(self.meta),
-            }
-        )
+    tensor: Tensor
 
     @staticmethod
-    def from_json(data: Mapping[str, Any]) -> "Index":
-        """Raises KeyError, TypeError or ValueError on anything malformed."""
-        if data["format"] != FORMAT or data["version"] != VERSION:
-            raise ValueError(f"format {data['format']!r} version {data['version']!r}")
-        if signed(data) != data:
-            raise ValueError("it does not have its SHA-256: the checkpoint is damaged")
-        return Index(
-            shards={name: ShardEntry(**entry) for name, entry in data["shards"].items()},
-            tensors={name: _tensor_entry(entry) for name, entry in data["tensors"].items()},
-            meta=data["meta"],
-        )
+    def whole(tensor: Tensor) -> "Part":
+        """All of it."""
+        return Part(tuple(tensor.shape), (0,) * tensor.dim(), tensor)
+
+    @property
+    def block(self) -> Block:
+        """Where it lies."""
+        return Block(self.offset, tuple(self.tensor.shape))
 
 
 @dataclass(frozen=True)
@@ -112,11 +103,14 @@ class Checkpoint:
     meta: dict[str, Any]
 
 
-def signed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content with the SHA-256 of everything else in it, in an order of its own."""
-    rest = {name: value for name, value in content.items() if name != "sha256"}
-    digest = sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-    return {**rest, "sha256": digest}
+def key_of(name: str, offset: tuple[int, ...]) -> str:
+    """The global name, with the offset where that is not the origin."""
+    return f"{name}@{','.join(map(str, offset))}" if any(offset) else name
+
+
+def shard_name(number: int, count: int) -> str:
+    """The file of shard ``number`` of ``count``, from 1 on."""
+    return f"shard-{number:05d}-of-{count:05d}.safetensors"
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -124,9 +118,13 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _tensor_entry(data: Mapping[str, Any]) -> TensorEntry:
-    pieces = tuple(
-        PieceEntry(p["shard"], p["key"], tuple(p["offset"]), tuple(p["shape"]))
-        for p in data["pieces"]
-    )
-    return TensorEntry(tuple(data["shape"]), data["dtype"], pieces)
+def named_dtype(name: str) -> torch.dtype:
+    """``torch.float32`` for ``float32``.
+
+    Raises:
+        CheckpointError: no tensor of a checkpoint has that dtype.
+    """
+    found = {dtype_name(dtype): dtype for dtype in DTYPES.values()}.get(name)
+    if found is None:
+        raise CheckpointError(f"dtype {name!r}: must be one of those that safetensors holds")
+    return found

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, final
 
@@ -10,15 +9,16 @@ from torch import Tensor
 
 from turnout.checkpoint import folders
 from turnout.checkpoint.format import (
-    CheckpointError,
     Index,
     PieceEntry,
     ShardEntry,
     TensorEntry,
     dtype_name,
+    named_dtype,
+    shard_name,
 )
-from turnout.checkpoint.read import assemble, load_index
-from turnout.checkpoint.stream import Planned, TensorPlace, read_header, read_tensor, write_stream
+from turnout.checkpoint.reader import Reader
+from turnout.checkpoint.stream import Planned, write_stream
 from turnout.checkpoint.write import write_index
 from turnout.config import io
 from turnout.config.train import RunConfig
@@ -26,7 +26,6 @@ from turnout.convert.source import Source
 
 MODEL, AVERAGE = "model.", "average."
 CARRIED = "huggingface"  # in a run's folder: the files of the checkpoint that it came from
-CHUNK = 2**20
 
 
 @final
@@ -39,37 +38,30 @@ class Native(Source):
         run: the whole configuration.
     """
 
-    def __init__(
-        self, folder: Path, index: Index, places: Mapping[str, Mapping[str, TensorPlace]]
-    ) -> None:
+    def __init__(self, reader: Reader) -> None:
+        folder = reader.folder
         self.folder = folder
-        self.run: RunConfig = io.from_dict(RunConfig, index.meta["config"])
+        self.run: RunConfig = io.from_dict(RunConfig, reader.index.meta["config"])
         self.config = self.run.model
         above = folder.parent.parent if folder.parent.name == "checkpoints" else folder
         self.carried = above / CARRIED
-        self._index = index
-        self._places = places
+        self._reader = reader
 
     @property
     def names(self) -> list[str]:
-        return [name.removeprefix(MODEL) for name in self._index.tensors if name.startswith(MODEL)]
+        stored = self._reader.index.tensors
+        return [name.removeprefix(MODEL) for name in stored if name.startswith(MODEL)]
 
     def planned(self, name: str) -> Planned:
-        entry = self._entry(name)
-        piece = entry.pieces[0]
-        return Planned(name, self._places[piece.shard][piece.key].dtype, entry.shape)
+        entry = self._reader.index.tensors[self._stored(name)]
+        return Planned(name, named_dtype(entry.dtype), entry.shape)
 
     def read(self, name: str) -> Tensor:
-        entry = self._entry(name)
-        shards: dict[str, dict[str, Tensor]] = {}
-        for piece in entry.pieces:
-            place = self._places[piece.shard][piece.key]
-            found = shards.setdefault(piece.shard, {})
-            found[piece.key] = read_tensor(self.folder / piece.shard, place)
-        return assemble(name, entry, shards)
+        return self._reader.tensor(self._stored(name))
 
-    def _entry(self, name: str) -> TensorEntry:
-        return self._index.tensors.get(AVERAGE + name) or self._index.tensors[MODEL + name]
+    def _stored(self, name: str) -> str:
+        average = AVERAGE + name
+        return average if average in self._reader.index.tensors else MODEL + name
 
 
 def open_native(run: Path) -> Native:
@@ -78,14 +70,9 @@ def open_native(run: Path) -> Native:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    folder = folders.latest(run)
-    index = load_index(folder)
-    places = {name: _checked(folder, name, entry) for name, entry in index.shards.items()}
-    for name, tensor in index.tensors.items():
-        for piece in tensor.pieces:
-            if piece.key not in places.get(piece.shard, {}):
-                raise CheckpointError(f"{folder}: {piece.shard} does not hold {piece.key} ({name})")
-    return Native(folder, index, places)
+    reader = Reader(folders.latest(run))
+    reader.check()
+    return Native(reader)
 
 
 def write_native(
@@ -100,11 +87,13 @@ def write_native(
     shards: dict[str, ShardEntry] = {}
     entries: dict[str, TensorEntry] = {}
     for number, plan in enumerate(plans, start=1):
-        file = f"shard-{number:05d}-of-{len(plans):05d}.safetensors"
+        file = shard_name(number, len(plans))
         named = [Planned(MODEL + each.name, each.dtype, each.shape) for each in plan]
-        shards[file] = write_stream(folder / file, named, _next(tensors, len(named)))
+        written = write_stream(folder / file, named, _next(tensors, len(named)))
+        shards[file] = written.entry
         for each in named:
-            piece = PieceEntry(file, each.name, (0,) * len(each.shape), each.shape)
+            origin, crc32 = (0,) * len(each.shape), written.crc32[each.name]
+            piece = PieceEntry(file, each.name, origin, each.shape, crc32)
             entries[each.name] = TensorEntry(each.shape, dtype_name(each.dtype), (piece,))
     write_index(folder, Index(shards, entries, meta))
 
@@ -125,18 +114,3 @@ def split(planned: Iterable[Planned], most: int) -> list[list[Planned]]:
 def _next(tensors: Iterator[Tensor], count: int) -> Iterator[Tensor]:
     for _ in range(count):
         yield next(tensors)
-
-
-def _checked(folder: Path, name: str, entry: ShardEntry) -> dict[str, TensorPlace]:
-    path = folder / name
-    if path.name != name:
-        raise CheckpointError(f"{folder}: the index names a shard outside the folder: {name!r}")
-    if not path.is_file() or path.stat().st_size != entry.size:
-        raise CheckpointError(f"{path} is missing or cut off: the checkpoint is damaged")
-    digest = sha256()
-    with path.open("rb") as file:
-        while part := file.read(CHUNK):
-            digest.update(part)
-    if digest.hexdigest() != entry.sha256:
-        raise CheckpointError(f"{path} does not have its SHA-256: the checkpoint is damaged")
-    return read_header(path)
