@@ -1,6 +1,5 @@
 """A run: model, objective, data, optimiser, schedule and the loop around them."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,6 +15,7 @@ from turnout.config.objective import PrefixConfig as PrefixConfig
 from turnout.config.objective import SpanConfig as SpanConfig
 from turnout.config.objective import TextToTextConfig as TextToTextConfig
 from turnout.config.optimizers import AdamWConfig, OptimizerConfig
+from turnout.config.parallel import ParallelPlan, divisors
 from turnout.config.routers.base import labels_read
 from turnout.config.schedules import Cosine, ScheduleConfig
 from turnout.config.tokenizers import BytesConfig, TokenizerConfig
@@ -115,6 +115,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     guards: GuardConfig = field(default_factory=GuardConfig)
     alarms: AlarmConfig = field(default_factory=AlarmConfig)
+    parallel: ParallelPlan = field(default_factory=ParallelPlan)
     out: str = "runs/{preset}"
     preset: str = "custom"
 
@@ -181,7 +182,7 @@ def _check_groups(model: ModelConfig, train: TrainConfig) -> None:
             "a routing group is never cut",
         )
     if train.micro_batch_rows % rows:
-        valid = ", ".join(str(n) for n in _divisors(train.batch_rows // rows))
+        valid = ", ".join(str(n) for n in divisors(train.batch_rows // rows))
         raise ConfigError(
             "train.micro_batches",
             train.micro_batches,
@@ -213,8 +214,3 @@ def _check_labels(model: ModelConfig, data: DataConfig) -> None:
             labels,
             f"at least {len(mixture.sources)}, the sources of data.mixture",
         )
-
-
-def _divisors(value: int) -> list[int]:
-    small = [n for n in range(1, math.isqrt(value) + 1) if value % n == 0]
-    return sorted({*small, *(value // n for n in small)})

@@ -92,7 +92,7 @@ class DenseSelfAttention(SelfAttentionSublayer):
         read = self.attention.project(normed, context.rotation)
         if slots is not None:
             read = slots.extend(read)
-        mask = _mask(self.position_bias, x, read, context)
+        mask = _mask(self.position_bias, read, context, x.dtype)
         mixed: Tensor = self.dropout(self.attention(normed, read, mask, context.rotation))
         return BlockOutput(x + times(mixed, self.residual))
 
@@ -167,7 +167,7 @@ class SparseSelfAttention(SelfAttentionSublayer):
         read = self.attention.as_read(both, both, context.rotation)
         if slots is not None:
             read = slots.extend(read)
-        mask = _mask(self.position_bias, x, read, context)
+        mask = _mask(self.position_bias, read, context, x.dtype)
         mixed = self.attention.attend(queries, read, mask, context.rotation)
         return BlockOutput(
             x + times(self.dropout(mixed), self.residual),
@@ -270,12 +270,12 @@ def _projection(
 
 def _mask(
     position_bias: RelativePositionBias | None,
-    x: Float[Tensor, "B Q D"],
     read: KeyValues,
     context: StackContext,
+    dtype: torch.dtype,
 ) -> Bool[Tensor, "B 1 Q K"] | Float[Tensor, "B H Q K"]:
     """The stack's mask, or one with the bias of this layer."""
     if position_bias is None:
         return context.mask
-    bias = position_bias(x.shape[1], read.keys.shape[2], context.start)
-    return biased(context.allowed, bias, x.dtype)
+    bias = position_bias(context.allowed.shape[2], read.keys.shape[2], context.start)
+    return biased(context.allowed, bias, dtype)
