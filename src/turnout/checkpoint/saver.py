@@ -56,17 +56,14 @@ class Order:
 class Saver:
     """Saves checkpoints, one at a time.
 
-    Attributes:
-        ranks: the processes that save together.
-
     Args:
-        ranks: by default this one alone.
+        ranks: the processes that save together; by default this one.
         background: whether ``save`` returns when the tensors are copied to the host, so that they
             may change, and a thread writes; its failure is raised by the next call of any method.
     """
 
     def __init__(self, ranks: Ranks | None = None, background: bool = False) -> None:
-        self.ranks: Ranks = Alone() if ranks is None else ranks
+        self._ranks = Alone() if ranks is None else ranks
         self._background = background
         self._announced = ""
         self._order: Order | None = None
@@ -149,7 +146,7 @@ class Saver:
 
         # Forgotten first: after a failure all say again what they hold.
         self._announced = ""
-        answer = self.ranks.consult(lambda: message, judge)
+        answer = self._ranks.consult(lambda: message, judge)
         self._announced = said
         if answer == _SAME and self._order is not None:
             return self._order
@@ -183,7 +180,7 @@ class Saver:
                 after()
             return [""] * len(messages)
 
-        self.ranks.consult(work, judge)
+        self._ranks.consult(work, judge)
 
     def _write_quietly(self, *work: Any) -> None:
         try:

@@ -10,10 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils import _pytree
 
-from turnout.checkpoint.format import CheckpointError, Part
-from turnout.checkpoint.ranks import Alone, Ranks
-from turnout.checkpoint.read import shortened
-from turnout.checkpoint.reader import Reader
+from turnout.checkpoint.format import Checkpoint, CheckpointError
+from turnout.checkpoint.read import load, match, shortened
 from turnout.config import io
 from turnout.config.train import RunConfig
 from turnout.models.base import Model
@@ -21,16 +19,8 @@ from turnout.objectives import StepSums
 from turnout.train.average import Average, start_average
 from turnout.train.control import Control
 from turnout.train.optim import build_optimizer
-from turnout.train.optim_state import (
-    export_state,
-    read_state,
-    restore_state,
-    state_part,
-    untrained_parameters,
-)
-from turnout.train.parts import PartOf, fill, whole
+from turnout.train.optim_state import export_state, restore_state, untrained_parameters
 
-_NOTHING = torch.empty(0)  # where only the name of a weight is asked about
 _MODEL, _OPTIMIZER, _SUMS, _AVERAGE = "model.", "optimizer.", "sums.", "average."
 
 
@@ -99,102 +89,80 @@ def export(state: TrainState, run: RunConfig) -> tuple[dict[str, Tensor], dict[s
     return tensors, meta
 
 
-def held(tensors: Mapping[str, Tensor], part_of: PartOf) -> dict[str, Part]:
-    """What this process holds of the tensors that ``export`` gave, as a checkpoint wants it."""
-    parts: dict[str, Part | None] = {}
-    for name, tensor in tensors.items():
-        section, _, rest = name.partition(".")
-        if f"{section}." == _SUMS:
-            parts[name] = Part.whole(tensor)
-        elif f"{section}." == _OPTIMIZER:
-            parts[name] = state_part(rest, tensor, part_of)
-        else:
-            parts[name] = part_of(rest, tensor, None)
-    return {name: part for name, part in parts.items() if part is not None}
-
-
-def load_model(
-    model: Model,
-    folder: Path,
-    *,
-    average: bool = False,
-    part_of: PartOf = whole,
-    messages: Ranks | None = None,
-) -> Reader:
-    """Fill ``model`` from a checkpoint, every file of which is checked.
+def load_model(model: Model, folder: Path, *, average: bool = False) -> Checkpoint:
+    """Fill ``model`` from a checkpoint.
 
     Args:
         average: with the moving average of the weights, where the checkpoint has one.
-        part_of: which blocks this process holds.
-        messages: the processes that load together and share the checking out.
-
-    Returns:
-        The checkpoint, to read the rest of it.
 
     Raises:
         CheckpointError: damage, or another model's checkpoint.
     """
-    reader = Reader(folder)
-    reader.check_together(Alone() if messages is None else messages)
+    checkpoint = load(folder)
     known = (_MODEL, _OPTIMIZER, _SUMS, _AVERAGE)
-    stray = sorted(name for name in reader.index.tensors if not name.startswith(known))
+    stray = sorted(name for name in checkpoint.tensors if not name.startswith(known))
     if stray:
         raise CheckpointError(f"{folder}: nothing takes its tensors {shortened(stray)}")
     wanted = model_tensors(model)
-    fill(reader, _MODEL, wanted, part_of, str(folder))
-    if average:
-        smooth = {name: t for name, t in wanted.items() if _AVERAGE + name in reader.index.tensors}
-        fill(reader, _AVERAGE, smooth, part_of, f"the average of {folder}")
-    return reader
+    found = widened(_under(checkpoint.tensors, _MODEL))
+    match(found, wanted, str(folder))
+    smooth = _under(checkpoint.tensors, _AVERAGE) if average else {}
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(smooth.get(name, found[name]))
+    return checkpoint
 
 
-def resume(
-    state: TrainState,
-    run: RunConfig,
-    folder: Path,
-    part_of: PartOf = whole,
-    messages: Ranks | None = None,
-) -> None:
-    """Continue where a checkpoint stopped, whatever the layout of the run that wrote it.
+def widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Half-precision weights, as a conversion leaves them, in float32, which loses nothing."""
+    half = (torch.float16, torch.bfloat16)
+    return {name: t.float() if t.dtype in half else t for name, t in tensors.items()}
 
-    Args:
-        part_of: which blocks this process holds.
-        messages: the processes that resume together.
+
+def resume(state: TrainState, run: RunConfig, folder: Path) -> None:
+    """Continue where a checkpoint stopped.
 
     Raises:
         CheckpointError: damage, or the checkpoint of another model or optimiser.
     """
-    reader = load_model(state.model, folder, part_of=part_of, messages=messages)
-    meta = reader.index.meta
-    saved = meta["optimizer"]
+    checkpoint = load_model(state.model, folder)
+    saved = checkpoint.meta["optimizer"]
     if saved["kind"] != run.optimizer.kind:
         raise CheckpointError(
             f"optimizer = {run.optimizer.kind!r}: must be {saved['kind']!r}, which wrote {folder}"
         )
-    mine = {
-        name: own
-        for name, own in saved["state"].items()
-        if part_of(name, _NOTHING, None) is not None
-    }
-    tensors = read_state(reader, _OPTIMIZER, state.optimizer, part_of)
-    restore_state(state.optimizer, tensors, mine, saved["untrained"], str(folder))
-    state.step = int(meta["step"])
-    state.tokens = int(meta["tokens"])
-    state.control = Control.from_json(meta["control"])
-    _restore_average(state, reader, part_of)
+    restore_state(
+        state.optimizer,
+        _under(checkpoint.tensors, _OPTIMIZER),
+        saved["state"],
+        saved["untrained"],
+        str(folder),
+    )
+    state.step = int(checkpoint.meta["step"])
+    state.tokens = int(checkpoint.meta["tokens"])
+    state.control = Control.from_json(checkpoint.meta["control"])
+    _restore_average(state, _under(checkpoint.tensors, _AVERAGE), folder)
     state.sums = None
-    if meta["sums"] is not None:
-        spec = _pytree.treespec_loads(meta["sums"])
-        count = sum(name.startswith(_SUMS) for name in reader.index.tensors)
-        leaves = [reader.tensor(f"{_SUMS}{number}") for number in range(count)]
-        state.sums = _pytree.tree_unflatten(leaves, spec)
+    if checkpoint.meta["sums"] is not None:
+        spec = _pytree.treespec_loads(checkpoint.meta["sums"])
+        leaves = _under(checkpoint.tensors, _SUMS)
+        state.sums = _pytree.tree_unflatten([leaves[str(i)] for i in range(len(leaves))], spec)
 
 
-def _restore_average(state: TrainState, reader: Reader, part_of: PartOf) -> None:
+def _restore_average(state: TrainState, found: Mapping[str, Tensor], folder: Path) -> None:
     """An average that the run did not keep before begins at the weights of the checkpoint."""
     if state.average is None:
         return
-    if not any(name.startswith(_AVERAGE) for name in reader.index.tensors):
+    if not found:
         state.average = start_average(state.model)
         return
-    fill(reader, _AVERAGE, state.average, part_of, f"the average of {reader.folder}")
+    match(found, state.average, f"the average of {folder}")
+    state.average = dict(found)
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
