@@ -32,6 +32,18 @@ ARROWS: dict[str, frozenset[str]] = {
         {"config", "pytree", "data", "moe", "models", "checkpoint", "train.session"}
     ),
     "convert": frozenset({"config", "data", "models", "checkpoint"}),
+    # The trainer knows an abstract Ranks alone, which this package makes real.
+    "parallel": frozenset(
+        {
+            "config",
+            "data.batch",
+            "nn",
+            "moe",
+            "models",
+            "checkpoint",
+            "train.ranks",
+        }
+    ),
     "compare": frozenset(
         {"config", "checkpoint", "train", "probe.style", "probe.curve", "probe.characters"}
     ),

@@ -21,17 +21,18 @@ def test_the_average_by_hand() -> None:
     model = torch.nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(8.0)
-    average = start_average(model)
+    weights = dict(model.named_parameters())
+    average = start_average(weights)
     for value in (0.0, 4.0):
         with torch.no_grad():
             model.weight.fill_(value)
-        update_average(average, model, 0.75)
+        update_average(average, weights, 0.75)
     # .75 * 8 + .25 * 0 = 6; .75 * 6 + .25 * 4 = 5.5
     assert average["weight"].item() == 5.5
-    with averaged(model, average):
+    with averaged(weights, average):
         assert model.weight.item() == 5.5
     assert model.weight.item() == 4.0
-    with pytest.raises(RuntimeError, match="inside"), averaged(model, average):
+    with pytest.raises(RuntimeError, match="inside"), averaged(weights, average):
         raise RuntimeError("inside")
     assert model.weight.item() == 4.0
 
@@ -49,7 +50,7 @@ def test_a_run_evaluates_saves_and_loads_its_average(tiny_run: RunConfig, tmp_pa
     assert not torch.equal(state.average["embedding.weight"], first["embedding.weight"])
     validation = session.data.validation()
     raw = evaluate(state.model, session.objective, validation)
-    with averaged(state.model, state.average):
+    with averaged(state.weights, state.average):
         smooth = evaluate(state.model, session.objective, validation)
     assert evaluation.loss == smooth.loss != raw.loss
     _, model = load_run(tmp_path)

@@ -2,27 +2,39 @@
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from turnout.cli.arguments import Parser, command, option_names, split_dotted
+from turnout.cli.launch import Launch
 from turnout.cli.resolve import add_options, fresh_folder, resolve
 from turnout.cli.user_code import add_trust, trust, trust_own
 from turnout.config import io
 from turnout.config.arithmetic import forward_flops
 from turnout.config.errors import UserError
+from turnout.config.layout import over_ranks
+from turnout.config.parallel import ParallelPlan
 from turnout.config.presets import PRESETS
 from turnout.config.train import RunConfig
 
 if TYPE_CHECKING:
     from turnout.train.hooks.base import Hook
+    from turnout.train.ranks import Ranks
+    from turnout.train.report import Evaluation
+    from turnout.train.session import Session
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Train, resume, or print what would be trained."""
+    """Train, resume, or print what would be trained; as one process or as one of several."""
+    launch = Launch.of_environment()
+    return launch.run(lambda: _run(arguments, launch))
+
+
+def _run(arguments: Sequence[str], launch: Launch) -> int:
     rest, dotted = split_dotted(arguments)
     wants_help = any(word in ("-h", "--help") for word in rest)
     parser = _parser()
@@ -31,16 +43,18 @@ def run(arguments: Sequence[str]) -> int:
         option_names(resolve(parser.parse_args([]), {})),
     )
     if options.resume is not None:
-        return _resume(options, dotted)
+        return _resume(options, dotted, launch)
     config = _acting(resolve(options, dotted), options.act)
     if wants_help:
-        print(_help(parser, config))
+        _say(f"{_help(parser, config)}\n", launch)
         return 0
+    plan = over_ranks(config, launch.size)
     if options.dry_run:
-        print(describe(config), end="")
+        _say(describe(config), launch)
         return 0
     trust_own(config.model.moe)
-    return _train(config, fresh_folder(config, options.out), None, options.hook)
+    folder = fresh_folder(config, options.out) if launch.first else None
+    return _train(config, Run(launch, plan, folder, None, options.hook))
 
 
 def describe(config: RunConfig) -> str:
@@ -91,7 +105,7 @@ def _help(parser: Parser, config: RunConfig) -> str:
     )
 
 
-def _resume(options: argparse.Namespace, dotted: dict[str, str]) -> int:
+def _resume(options: argparse.Namespace, dotted: dict[str, str], launch: Launch) -> int:
     for name in (
         *("preset", "objective", "router", "data", "config", "out"),
         *("optimizer", "schedule"),
@@ -108,12 +122,13 @@ def _resume(options: argparse.Namespace, dotted: dict[str, str]) -> int:
 
     folder = Path(options.resume)
     config = _acting(io.override(saved_config(folder), dotted), options.act)
+    plan = over_ranks(config, launch.size)
     if options.dry_run:
-        print(describe(config), end="")
+        _say(describe(config), launch)
         return 0
     trust(options.trust)
     checkpoint = folders.latest(folder)
-    return _train(config, _run_of(checkpoint, folder), checkpoint, options.hook)
+    return _train(config, Run(launch, plan, _run_of(checkpoint, folder), checkpoint, options.hook))
 
 
 def _run_of(checkpoint: Path, given: Path) -> Path:
@@ -139,31 +154,86 @@ def _run_of(checkpoint: Path, given: Path) -> Path:
     return given.resolve().parent.parent
 
 
-def _train(
-    config: RunConfig, folder: Path, checkpoint: Path | None, trackers: Sequence[str]
-) -> int:
+def _say(text: str, launch: Launch) -> None:
+    if launch.first:
+        print(text, end="")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run goes, what it begins with, and what this process is to it.
+
+    Attributes:
+        folder: of the run; of a new one the first process alone knows it.
+        checkpoint: to go on from, or None.
+        trackers: hooks of the user's.
+    """
+
+    launch: Launch
+    plan: ParallelPlan
+    folder: Path | None
+    checkpoint: Path | None
+    trackers: Sequence[str]
+
+
+def _train(config: RunConfig, run: Run) -> int:
     from turnout.cli.build_progress import build_progress
-    from turnout.cli.closing import closing
-    from turnout.cli.display import display
-    from turnout.probe.run import baselines
-    from turnout.train.hooks.starts import StartsWriter
+    from turnout.train.ranks import told
     from turnout.train.session import open_session
     from turnout.train.stopping import Interrupted
     from turnout.train.trainer import Trainer
 
-    watching = [StartsWriter(folder), display(), *_trackers(folder, trackers)]
-    session = open_session(config, checkpoint, build_progress())
+    progress = build_progress() if run.launch.first else None
+    session = open_session(config, run.checkpoint, progress, _connect(config, run))
+    ranks = session.state.ranks
+    folder = Path(told(ranks, lambda: str(run.folder)))
+    watching = _watching(folder, run.trackers) if run.launch.first else []
     trainer = Trainer.of(session, folder, watching)
     try:
         evaluation = trainer.run()
     except Interrupted as stop:
-        print(f"{stop}; to go on: {command()} train --resume {folder}", file=sys.stderr)
+        if run.launch.first:
+            print(f"{stop}; to go on: {command()} train --resume {folder}", file=sys.stderr)
+        ranks.close()
         return 128 + stop.signal
     except OSError as error:  # a full disk, most likely
         raise UserError(_kept(error, folder)) from error
-    bits = baselines(config.objective, session.data)
-    print(closing(session, evaluation, folder, bits, lambda: _picture(folder, bits)), end="")
+    ranks.close()
+    if run.launch.first:
+        _close(session, evaluation, folder)
     return 0
+
+
+def _connect(config: RunConfig, run: Run) -> "Callable[[], Ranks]":
+    """What joins the other processes, where there are any."""
+    from turnout.train.ranks import Alone
+
+    if run.launch.size == 1:
+        return Alone
+    from turnout.parallel.launch import connect
+
+    group_rows = 1 if config.model.moe is None else config.model.moe.group.rows
+    return partial(connect, run.plan, group_rows, run.launch.rank)
+
+
+def _watching(folder: Path, trackers: Sequence[str]) -> "list[Hook]":
+    from turnout.cli.display import display
+    from turnout.train.hooks.starts import StartsWriter
+
+    return [StartsWriter(folder), display(), *_trackers(folder, trackers)]
+
+
+def _close(session: "Session", evaluation: "Evaluation", folder: Path) -> None:
+    """Says how well a run did; the samples are of its checkpoint, where ranks share the model."""
+    from turnout.cli.closing import closing
+    from turnout.probe.run import baselines
+    from turnout.train.session import load_run
+
+    if session.state.ranks.size > 1:
+        _, whole = load_run(folder)
+        session = replace(session, state=replace(session.state, model=whole))
+    bits = baselines(session.config.objective, session.data)
+    print(closing(session, evaluation, folder, bits, lambda: _picture(folder, bits)), end="")
 
 
 def _kept(error: OSError, folder: Path) -> str:

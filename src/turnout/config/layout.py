@@ -22,6 +22,12 @@ def over_ranks(config: RunConfig, ranks: int) -> ParallelPlan:
         ConfigError: the axes do not make up the ranks, or do not divide the model or the batch.
     """
     plan = config.parallel.over(ranks)
+    require(
+        plan.single or not config.train.compile,
+        "train.compile",
+        True,
+        f"false on {ranks} ranks, whose collectives a compiled block cannot hold",
+    )
     check_model(config.model, plan)
     check_rows(config.model.moe, config.train, plan)
     return plan
@@ -110,6 +116,12 @@ def _divided(attention: AttentionConfig | LatentAttention) -> dict[str, int]:
     if attention.kind == LatentAttention.kind:
         return {"num_heads": attention.num_heads}
     assert isinstance(attention, AttentionConfig)
+    require(
+        attention.qk_norm != "full",
+        "parallel.tensor",
+        "above 1",
+        "1 with model.attention.qk_norm = 'full', a norm over all heads together",
+    )
     return {"num_heads": attention.num_heads, "num_kv_heads": attention.kv_heads}
 
 

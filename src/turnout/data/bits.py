@@ -32,4 +32,9 @@ def bits_per_byte(nats: float, batches: list[Batch]) -> float:
     Ends of text and sentinels cost nats as any target but are no text.
     """
     targets = sum(int(batch.target_mask.sum()) for batch in batches)
-    return nats * targets / math.log(2) / max(text_bytes(batches), 1)
+    return bits_of_text(nats, targets, text_bytes(batches))
+
+
+def bits_of_text(nats: float, targets: int, text: int) -> float:
+    """``bits_per_byte`` of batches with so many targets and bytes of text."""
+    return nats * targets / math.log(2) / max(text, 1)

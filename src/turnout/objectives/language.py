@@ -29,20 +29,33 @@ from turnout.objectives.router_terms import build_router_term
 from turnout.objectives.scopes import Phi, StepSums, linearised, whole
 from turnout.objectives.totals import Totals
 
+Across = Callable[[LossSums], LossSums]
+
 
 @final
 class LanguageObjective:
     """Owns the loss weights; nothing else in the system knows them."""
 
-    def __init__(self, losses: LossConfig, model: ModelConfig) -> None:
+    def __init__(
+        self, losses: LossConfig, model: ModelConfig, across: Across = lambda sums: sums
+    ) -> None:
         self.losses = losses
+        self.across = across
         self.moe = model.moe
         self._model = model
         self._own = build_router_term(model)
 
     def with_losses(self, losses: LossConfig) -> "LanguageObjective":
         """The same objective with other coefficients."""
-        return LanguageObjective(losses, self._model)
+        return LanguageObjective(losses, self._model, self.across)
+
+    def over(self, across: Across) -> "LanguageObjective":
+        """The same objective for ranks that each see some of a step's rows.
+
+        Args:
+            across: adds one row of detached sums over the ranks; called by all of them alike.
+        """
+        return LanguageObjective(self.losses, self._model, across)
 
     def totals(self, batches: Sequence[Batch]) -> Totals:
         """Counts what divides the terms, over all micro-batches of a step."""
@@ -66,8 +79,7 @@ class LanguageObjective:
             before: called with the index of a micro-batch before its forward, to seed dropout
                 as the pass with gradients will.
         """
-        scoped = self.losses.balance, self.losses.importance, self.losses.load
-        if self.moe is None or self.losses.scope == "group" or not any(scoped):
+        if self.moe is None or self.losses.scope == "group" or not any(self._on()):
             return None
         if self.losses.scope == "previous" and previous is not None:
             return previous
@@ -79,7 +91,7 @@ class LanguageObjective:
                 if before is not None:
                     before(index)
                 parts.append(model(batch).layers)
-        return StepSums.collect(parts)
+        return self._added(parts)
 
     def __call__(
         self, model: Model, batch: Batch, totals: Totals, sums: StepSums | None = None
@@ -111,7 +123,12 @@ class LanguageObjective:
 
     def collect(self, reports: Sequence[LossReport]) -> StepSums:
         """The sums of a step, for scope ``previous``."""
-        return StepSums.collect([report.layers for report in reports])
+        return self._added([report.layers for report in reports])
+
+    def _added(self, parts: Sequence[Sequence[LayerStats]]) -> StepSums:
+        """Over micro-batches and ranks."""
+        found = StepSums.collect(parts)
+        return StepSums(tuple(map(self.across, found.layers)))
 
     def _weighted(self, terms: Terms) -> Float[Tensor, ""]:
         total = terms.language
@@ -134,7 +151,7 @@ class LanguageObjective:
         terms = dict.fromkeys(names, zero)
         for index, stats in enumerate(layers):
             tokens = max(totals.stack(stats.stack).tokens, 1)
-            at = None if sums is None else sums.layers[index]
+            at = self._point(stats, totals) if sums is None else sums.layers[index]
             for name, phi in self._scoped(stats).items():
                 on = getattr(self.losses, name) > 0
                 scope = self.losses.scope if on else "group"
@@ -144,10 +161,25 @@ class LanguageObjective:
             terms["entropy"] = terms["entropy"] + share * stats.router.entropy.sum() / tokens
         return terms
 
+    def _point(self, stats: LayerStats, totals: Totals) -> LossSums | None:
+        """The sums at which the terms of one micro-batch are linearised: its own, all ranks'."""
+        if self.losses.scope == "group" or totals.batches > 1 or not any(self._on()):
+            return None
+        return self.across(_detached(whole(LossSums.of(stats))))
+
+    def _on(self) -> tuple[float, float, float]:
+        """The coefficients of the terms that have a scope."""
+        return self.losses.balance, self.losses.importance, self.losses.load
+
     def _scoped(self, stats: LayerStats) -> dict[str, Phi]:
         form = BALANCE_FORMS[self.losses.balance_variant]
         balance = partial(load_balancing_loss, choices=stats.choices, form=form)
         return {"balance": balance, "importance": importance_loss, "load": load_loss}
+
+
+def _detached(sums: LossSums) -> LossSums:
+    found: LossSums = _pytree.tree_map(torch.Tensor.detach, sums)
+    return found
 
 
 def _scoped_value(

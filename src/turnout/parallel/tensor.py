@@ -102,9 +102,10 @@ class _Ends:
         """Heads of the attention of a sub-layer."""
         module = sublayer.get_submodule("attention")
         before = set(module.parameters())
-        for kind, cut in ((Attention, _cut_attention), (LatentAttention, _cut_latent)):
-            for found in _all(module, kind):
-                cut(found, self.blocks)
+        for heads in _all(module, Attention):
+            _cut_attention(heads, self.blocks)
+        for latent in _all(module, LatentAttention):
+            _cut_latent(latent, self.blocks)
         # What is not cut, as norms of queries, every rank uses for its heads alone.
         self.blocks.partial.update(before & set(module.parameters()))
         self.around(sublayer.norm, module)

@@ -6,6 +6,7 @@ the very step that a list of E experts would take.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from turnout.config.errors import UserError
+from turnout.train.ranks import Whole
 
 
 class Adafactor(Optimizer):
@@ -26,6 +28,9 @@ class Adafactor(Optimizer):
 
     A parameter group with ``stacked=True`` holds tensors whose first dimension counts experts, so
     that a [E, F] tensor is E vectors and not one matrix. State and arithmetic are float32.
+
+    Where ``whole`` knows a parameter's name, the parameter is a block of that weight: means are
+    those of the whole, so that the block takes the step that it would take in there.
     """
 
     def __init__(
@@ -38,6 +43,7 @@ class Adafactor(Optimizer):
         epsilon1: float = 1e-30,
         epsilon2: float = 1e-3,
         min_factored: int = 128,
+        whole: Callable[[str], Whole | None] = lambda name: None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -49,40 +55,53 @@ class Adafactor(Optimizer):
             "stacked": False,
         }
         super().__init__(params, defaults)
+        self._whole = whole
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         loss = None if closure is None else closure()
         for group in self.param_groups:
-            for param in group["params"]:
+            names = group.get("param_names", [""] * len(group["params"]))
+            for name, param in zip(names, group["params"], strict=True):
                 if param.grad is not None:
-                    self._update(param, param.grad.float(), group)
+                    whole = self._whole(name) or _Plain(tuple(param.shape))
+                    self._update(param, param.grad.float(), group, whole)
         return loss
 
-    def _update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, param: Tensor, grad: Tensor, group: dict[str, Any], whole: Whole) -> None:
         state = self.state[param]
         dims = _item_dims(param, bool(group["stacked"]))
         count = int(state.get("step", 0)) + 1
         beta = 1.0 - float(count) ** -float(group["decay_exponent"])
         square = grad.square() + group["epsilon1"]
-        factored = len(dims) == 2 and min(param.shape[-2:]) >= group["min_factored"]
+        factored = len(dims) == 2 and min(whole.shape[-2:]) >= group["min_factored"]
         if count > 1 and ("row" in state) != factored:
             raise UserError(
                 f"optimizer.min_factored = {group['min_factored']!r}: must be what the state of "
                 "this run was written with, or its second moments would be lost"
             )
         if factored:
-            state["row"] = _mix(state.get("row"), square.mean(-1), beta)
-            state["column"] = _mix(state.get("column"), square.mean(-2), beta)
-            update = grad * _inverse_root(state["row"], state["column"])
+            state["row"] = _mix(state.get("row"), whole.mean(square, -1).squeeze(-1), beta)
+            state["column"] = _mix(state.get("column"), whole.mean(square, -2).squeeze(-2), beta)
+            update = grad * _inverse_root(state["row"], state["column"], whole)
         else:
             state["square"] = _mix(state.get("square"), square, beta)
             update = grad * state["square"].rsqrt()
         state["step"] = count
-        excess = (_rms(update, dims) / group["clip_threshold"]).clamp(min=1.0)
-        scale = _rms(param.float(), dims).clamp(min=group["epsilon2"])
+        excess = (_rms(update, dims, whole) / group["clip_threshold"]).clamp(min=1.0)
+        scale = _rms(param.float(), dims, whole).clamp(min=group["epsilon2"])
         param.sub_((update * (group["lr"] * scale / excess)).to(param.dtype))
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """A weight that is all here."""
+
+    shape: tuple[int, ...]
+
+    def mean(self, values: Tensor, dim: int) -> Tensor:
+        return values.mean(dim, keepdim=True)
 
 
 def _item_dims(param: Tensor, stacked: bool) -> tuple[int, ...]:
@@ -91,9 +110,14 @@ def _item_dims(param: Tensor, stacked: bool) -> tuple[int, ...]:
     return tuple(range(-min(inner, 2), 0))
 
 
-def _rms(values: Tensor, dims: tuple[int, ...]) -> Tensor:
+def _rms(values: Tensor, dims: tuple[int, ...], whole: Whole) -> Tensor:
     """Root mean square over ``dims``, kept for broadcasting; of each scalar when there are none."""
-    return values.square().mean(dims, keepdim=True).sqrt() if dims else values.abs()
+    if not dims:
+        return values.abs()
+    mean = values.square()
+    for dim in reversed(dims):
+        mean = whole.mean(mean, dim)
+    return mean.sqrt()
 
 
 def _mix(old: Tensor | None, new: Tensor, beta: float) -> Tensor:
@@ -102,8 +126,9 @@ def _mix(old: Tensor | None, new: Tensor, beta: float) -> Tensor:
 
 
 def _inverse_root(
-    row: Float[Tensor, "*A R"], column: Float[Tensor, "*A C"]
+    row: Float[Tensor, "*A R"], column: Float[Tensor, "*A C"], whole: Whole
 ) -> Float[Tensor, "*A R C"]:
     """1 / sqrt(v) for the rank-one v = row column / mean(row) (1804.04235, algorithm 4)."""
-    share = row / row.mean(-1, keepdim=True)
-    return share.rsqrt().unsqueeze(-1) * column.rsqrt().unsqueeze(-2)
+    rows = row.unsqueeze(-1)
+    share = rows / whole.mean(rows, -2)
+    return share.rsqrt() * column.rsqrt().unsqueeze(-2)

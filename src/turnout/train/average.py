@@ -4,33 +4,41 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from turnout.train.ranks import Weights
 
 Average = dict[str, Tensor]
 
 
-def start_average(model: nn.Module) -> Average:
+def start_average(weights: Weights) -> Average:
     """The weights as they are, copied; float32."""
-    return {name: param.detach().clone() for name, param in model.named_parameters()}
+    return {name: param.detach().clone() for name, param in weights.items()}
 
 
-def update_average(average: Average, model: nn.Module, decay: float) -> None:
+def update_average(average: Average, weights: Weights, decay: float) -> None:
     """``average = decay * average + (1 - decay) * weights``, in place."""
-    weights = [param.detach() for param in model.parameters()]
-    torch._foreach_lerp_(list(average.values()), weights, 1 - decay)
+    now = [param.detach() for param in weights.values()]
+    torch._foreach_lerp_(list(average.values()), now, 1 - decay)
 
 
 @contextmanager
-def averaged(model: nn.Module, average: Mapping[str, Tensor] | None) -> Iterator[None]:
-    """Within it, ``model`` computes with the average; without an average nothing changes."""
+def averaged(weights: Weights, average: Mapping[str, Tensor] | None) -> Iterator[None]:
+    """Within it the weights are those of the average, which holds theirs; without an average
+    nothing changes."""
     if average is None:
         yield
         return
-    own = {name: param.data for name, param in model.named_parameters()}
+    _exchange(weights, average)
     try:
-        for name, param in model.named_parameters():
-            param.data = average[name]
         yield
     finally:
-        for name, param in model.named_parameters():
-            param.data = own[name]
+        _exchange(weights, average)
+
+
+@torch.no_grad()
+def _exchange(weights: Weights, average: Mapping[str, Tensor]) -> None:
+    for name, param in weights.items():
+        own = param.detach().clone()
+        param.copy_(average[name])
+        average[name].copy_(own)

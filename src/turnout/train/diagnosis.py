@@ -1,6 +1,6 @@
 """Where a number that is not finite comes from: the step again, module by module."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,24 +11,28 @@ from torch.utils import _pytree
 from turnout.data.batch import Batch
 
 
-class _Found(Exception):
-    """Ends the forward pass at the first bad output."""
-
-
-def first_bad(model: nn.Module, batches: Sequence[Batch], before: Callable[[int], None]) -> str:
+def first_bad(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    batches: Sequence[Batch],
+    before: Callable[[int], None],
+) -> str:
     """The first weight, or else the first module's output, that is not finite; empty if none is.
 
     Nothing has been updated since the step that went wrong, and its noise depends on nothing but
-    its batch, so the forward passes go as they went.
+    its batch, so the forward passes go as they went: to their ends, for other ranks may take part.
 
     Args:
+        weights: what is here of the model's, by name.
         before: called with the index of a micro-batch before its forward, to seed dropout.
     """
-    for name, weight in model.named_parameters():
-        if not bool(torch.isfinite(weight).all()):
-            return f"the weight {name}"
+    found = [
+        f"the weight {name}"
+        for name, weight in weights.items()
+        if not bool(torch.isfinite(weight).all())
+    ]
     handles = [
-        module.register_forward_hook(partial(_refuse, name))
+        module.register_forward_hook(partial(_note, found, name))
         for name, module in model.named_modules()
         if name
     ]
@@ -37,17 +41,15 @@ def first_bad(model: nn.Module, batches: Sequence[Batch], before: Callable[[int]
             for index, batch in enumerate(batches):
                 before(index)
                 model(batch)
-    except _Found as found:
-        return f"the output of {found}"
     finally:
         for handle in handles:
             handle.remove()
-    return ""
+    return found[0] if found else ""
 
 
-def _refuse(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+def _note(found: list[str], name: str, module: nn.Module, inputs: Any, output: Any) -> None:
     # Inner modules are done before the ones around them, so the first bad one is the innermost.
     leaves = _pytree.tree_leaves(output)
     floats = (leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point())
-    if not all(bool(torch.isfinite(leaf).all()) for leaf in floats):
-        raise _Found(name)
+    if not found and not all(bool(torch.isfinite(leaf).all()) for leaf in floats):
+        found.append(f"the output of {name}")

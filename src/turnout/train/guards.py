@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from turnout.moe.stats import LayerStats
 
@@ -12,15 +12,12 @@ _SUMS = ("probability", "weight", "load", "z", "entropy", "top_probability")
 
 
 def fault(
-    model: nn.Module,
+    weights: Mapping[str, Tensor],
     terms: Mapping[str, float],
     layers: Iterable[tuple[LayerStats, ...]],
     total: float,
-    gradient_norm: float,
 ) -> str:
-    """Why a step must be skipped, the guilty terms and layers named; empty when it is sound."""
-    if math.isfinite(total) and math.isfinite(gradient_norm):
-        return ""
+    """What is not finite here, the guilty terms and layers named; empty when all is."""
     parts = [f"{name} is {value}" for name, value in terms.items() if not math.isfinite(value)]
     bad = dict.fromkeys(found for stats in layers for layer in stats for found in _bad_sums(layer))
     if bad:
@@ -28,13 +25,8 @@ def fault(
     if not math.isfinite(total) and not parts:
         parts.append(f"the loss is {total}")
     if not parts:
-        parts.append(f"the gradient of {_bad_gradient(model)} is not finite")
+        parts = [f"the gradient of {name} is not finite" for name in _bad_gradients(weights)[:1]]
     return "; ".join(parts)
-
-
-def gradients(model: nn.Module) -> list[Tensor]:
-    """The gradients that exist, in the order of the parameters."""
-    return [param.grad for param in model.parameters() if param.grad is not None]
 
 
 def _bad_sums(layer: LayerStats) -> list[str]:
@@ -45,12 +37,14 @@ def _bad_sums(layer: LayerStats) -> list[str]:
     ]
 
 
-def _bad_gradient(model: nn.Module) -> str:
-    """The bad one that the backward pass met first: all that lies before it is bad in its wake."""
-    for name, param in reversed(list(model.named_parameters())):
-        if param.grad is not None and not bool(torch.isfinite(param.grad).all()):
-            return name
-    return "all parameters together (it overflows)"
+def _bad_gradients(weights: Mapping[str, Tensor]) -> list[str]:
+    """First the one that the backward pass met first: all that lies before it is bad in its
+    wake."""
+    return [
+        name
+        for name, weight in reversed(list(weights.items()))
+        if weight.grad is not None and not bool(torch.isfinite(weight.grad).all())
+    ]
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:

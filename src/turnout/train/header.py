@@ -37,7 +37,22 @@ def run_header(session: Session) -> tuple[str, ...]:
         f"{torch.get_num_threads()} threads, dropout "
         + (f"{config.model.dropout:g}" if config.model.dropout else "OFF")
         + f", recomputation {_on(train.recompute)}, compiled blocks {_on(train.compile)}",
+        *_rank_lines(session),
         *_watch_lines(config),
+    )
+
+
+def _rank_lines(session: Session) -> tuple[str, ...]:
+    """How the model is laid over several ranks."""
+    ranks = session.state.ranks.size
+    if ranks == 1:
+        return ()
+    plan = session.config.parallel.over(ranks)
+    shared = "tokens between networks shared out" if plan.sequence else "tokens whole"
+    return (
+        f"ranks      {ranks}: data {plan.data} x expert {plan.expert} x tensor {plan.tensor}; "
+        f"dense weights in {plan.dense_shards} shards, each rank's experts in "
+        f"{plan.expert_fsdp}; {shared}; wire dtype {plan.wire}",
     )
 
 

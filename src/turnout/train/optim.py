@@ -1,29 +1,49 @@
 """Optimisers from configurations: parameters grouped by role, and which of them decay."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from turnout.config.optimizers import AdafactorConfig, AdamWConfig
 from turnout.train.adafactor import Adafactor
+from turnout.train.ranks import Whole
 
 Role = Literal["other", "router", "experts"]
 
 __all__ = ["Adafactor", "build_optimizer", "expert_parameters", "role_of", "set_learning_rate"]
 
 
+@runtime_checkable
+class Named(Protocol):
+    """A module, or as much of one as a rank holds."""
+
+    def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Parameters with their names."""
+
+
+WholeOf = Callable[[str], Whole | None]
+
+
+def _unsharded(name: str) -> Whole | None:
+    return None
+
+
 @singledispatch
-def build_optimizer(config: object, model: nn.Module) -> Optimizer:
-    """The optimiser of ``config`` over the parameters of ``model`` that train."""
+def build_optimizer(config: object, model: Named, whole: WholeOf = _unsharded) -> Optimizer:
+    """The optimiser of ``config`` over the parameters of ``model`` that train.
+
+    Args:
+        whole: by a parameter's name what it is the block of, where it is not whole.
+    """
     raise TypeError(f"no optimiser for {type(config).__name__}")
 
 
 @build_optimizer.register
-def _adamw(config: AdamWConfig, model: nn.Module) -> Optimizer:
+def _adamw(config: AdamWConfig, model: Named, whole: WholeOf = _unsharded) -> Optimizer:
     """Decay on matrices alone: tables (embeddings, relative positions), norms, biases and routers
     keep their size."""
     return AdamW(
@@ -41,7 +61,7 @@ def _adamw(config: AdamWConfig, model: nn.Module) -> Optimizer:
 
 
 @build_optimizer.register
-def _adafactor(config: AdafactorConfig, model: nn.Module) -> Optimizer:
+def _adafactor(config: AdafactorConfig, model: Named, whole: WholeOf = _unsharded) -> Optimizer:
     return Adafactor(
         [
             {"params": members, "stacked": role["role"] == "experts", **role}
@@ -53,6 +73,7 @@ def _adafactor(config: AdafactorConfig, model: nn.Module) -> Optimizer:
         epsilon1=config.epsilon1,
         epsilon2=config.epsilon2,
         min_factored=config.min_factored,
+        whole=whole,
     )
 
 
@@ -70,7 +91,7 @@ def role_of(name: str) -> Role:
     return "router" if "router" in parts else "other"
 
 
-def expert_parameters(model: nn.Module) -> list[nn.Parameter]:
+def expert_parameters(model: Named) -> list[nn.Parameter]:
     """The stacked experts' parameters that train."""
     return [each.param for each in _trained(model) if each.role == "experts"]
 
@@ -82,7 +103,7 @@ class _Trained:
     role: Role
 
 
-def _trained(model: nn.Module) -> list[_Trained]:
+def _trained(model: Named) -> list[_Trained]:
     return [
         _Trained(name, param, role_of(name))
         for name, param in model.named_parameters()

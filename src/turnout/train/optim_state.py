@@ -37,16 +37,21 @@ def restore_state(
     scalars: Scalars,
     untrained: Iterable[str],
     what: str,
+    held: Iterable[str] | None = None,
 ) -> None:
     """Put exported state back; the hyperparameters stay those of ``optimizer``.
 
-    ``untrained`` are the parameters that had no state when it was exported.
+    ``untrained`` are the parameters that had no state when it was exported; ``held`` all
+    parameters here, trained or not, where others may hold what is not.
 
     Raises:
         CheckpointError: the state names a parameter that ``optimizer`` does not train, or lacks
             one that it does.
     """
-    by_parameter: dict[str, dict[str, Any]] = {name: dict(own) for name, own in scalars.items()}
+    here = {name.rpartition(".")[0] for name in tensors} if held is not None else scalars.keys()
+    by_parameter: dict[str, dict[str, Any]] = {
+        name: dict(own) for name, own in scalars.items() if name in here
+    }
     for name, tensor in tensors.items():
         parameter, _, key = name.rpartition(".")
         by_parameter.setdefault(parameter, {})[key] = tensor

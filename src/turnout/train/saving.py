@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from turnout.checkpoint import folders
-from turnout.checkpoint.write import save
+from turnout.checkpoint.saver import Saver
 from turnout.config.train import RunConfig
 from turnout.data.pipeline import Data
 from turnout.data.tokenizers.load import save as keep_tokenizer
 from turnout.train.card import CARD, model_card
 from turnout.train.guards import all_finite
+from turnout.train.ranks import first
 from turnout.train.state import TrainState, export
 
 KEEP_CHECKPOINTS = 2
@@ -21,18 +22,28 @@ def save_state(run: Path, state: TrainState, config: RunConfig, data: Data) -> P
         run: the run's folder.
         data: what the run is trained on; its tokenizer is kept in the run's folder.
 
+    All ranks call it, each with its state.
+
     Returns:
         The step's folder; None, with nothing written or pruned, if a tensor is not finite.
     """
-    tensors, meta = export(state, config)
-    if not all_finite(tensors.values()):
+    parts, meta = export(state, config)
+    finite = all_finite(part.tensor for part in parts.values())
+    if state.ranks.blame("" if finite else "a weight is not finite"):
         return None
     folder = folders.step_folder(run, state.step)
-    folders.clear(folder)
-    keep_tokenizer(data.tokenizer, run)
     source = {"text": data.summary.sha256, "tokenizer": data.tokenizer.fingerprint}
     card = model_card(state, config, data.summary)
-    save(folder, tensors, {**meta, **source}, {CARD: card})
     best = state.control.best
-    folders.prune(run, KEEP_CHECKPOINTS, None if best is None else best.step)
+
+    def kept() -> None:
+        folders.prune(run, KEEP_CHECKPOINTS, None if best is None else best.step)
+
+    first(state.ranks, lambda: _prepared(folder, data, run))
+    Saver(state.ranks.messages).save(folder, parts, {**meta, **source}, {CARD: card}, kept)
     return folder
+
+
+def _prepared(folder: Path, data: Data, run: Path) -> None:
+    folders.clear(folder)
+    keep_tokenizer(data.tokenizer, run)

@@ -1,10 +1,12 @@
 """From a configuration or a run folder to everything that training and using a model needs."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch.utils import _pytree
 
 from turnout import objectives
 from turnout.checkpoint import folders
@@ -23,7 +25,9 @@ from turnout.moe.products import ProductShape, choose
 from turnout.objectives import LanguageObjective
 from turnout.train.hash_tables import fill_hash_tables
 from turnout.train.precision import compute_dtype
+from turnout.train.ranks import Alone, Ranks
 from turnout.train.state import TrainState, load_model, resume
+from turnout.train.zero_gradient import check_coefficients
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,17 @@ class Session:
 
 
 def open_session(
-    config: RunConfig, checkpoint: Path | str | None = None, progress: Progress | None = None
+    config: RunConfig,
+    checkpoint: Path | str | None = None,
+    progress: Progress | None = None,
+    connect: Callable[[], Ranks] = Alone,
 ) -> Session:
     """Read the data, build and fill the model: freshly, or from ``checkpoint`` to go on.
 
     Args:
         checkpoint: a run's folder, for its newest checkpoint, or one of its step folders.
         progress: is told of work on the text that takes time; nobody by default.
+        connect: joins the other processes of the run; called when text and weights are there.
 
     Raises:
         UserError: anything about data, configuration or checkpoint that cannot be.
@@ -66,7 +74,13 @@ def open_session(
     if checkpoint is None:
         model.init_weights(config.train.seed)
         fill_hash_tables(model, data)
-    state = TrainState.fresh(config, model)
+    objective = objectives.build(config.losses, config.model)
+    ranks = connect()
+    if ranks.size > 1:
+        _check_first(config, model, objective, data, checkpoint)
+        objective = objective.over(ranks.whole_sums)
+        ranks.lay_out(model)
+    state = TrainState.fresh(config, model, ranks)
     if config.train.compile:
         compile_blocks(model)
     if checkpoint is not None:
@@ -76,8 +90,24 @@ def open_session(
             raise UserError(
                 f"{checkpoint}: not written by this version of Turnout ({error!r})"
             ) from error
-    objective = objectives.build(config.losses, config.model)
     return Session(config, data, state, objective, dtype, reason, product_reason)
+
+
+def _check_first(
+    config: RunConfig,
+    model: Model,
+    objective: LanguageObjective,
+    data: Data,
+    checkpoint: Path | None,
+) -> None:
+    """No loss is on in name alone: looked at in the first rows, while the model is whole."""
+    if checkpoint is None:
+        group = 1 if config.model.moe is None else config.model.moe.group.rows
+        first = _pytree.tree_map(
+            lambda leaf: leaf[:group] if isinstance(leaf, torch.Tensor) else leaf,
+            data.micro_batches(0)[0],
+        )
+        check_coefficients(model, objective, [first])
 
 
 def saved_config(run: Path | str) -> RunConfig:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils import _pytree
 
-from turnout.checkpoint.format import Checkpoint, CheckpointError
+from turnout.checkpoint.format import Checkpoint, CheckpointError, Part
 from turnout.checkpoint.read import load, match, shortened
+from turnout.checkpoint.reader import Reader
 from turnout.config import io
 from turnout.config.train import RunConfig
 from turnout.models.base import Model
@@ -20,6 +21,7 @@ from turnout.train.average import Average, start_average
 from turnout.train.control import Control
 from turnout.train.optim import build_optimizer
 from turnout.train.optim_state import export_state, restore_state, untrained_parameters
+from turnout.train.ranks import Alone, Held, Ranks
 
 _MODEL, _OPTIMIZER, _SUMS, _AVERAGE = "model.", "optimizer.", "sums.", "average."
 
@@ -36,6 +38,7 @@ class TrainState:
         sums: the last step's sums, what losses of scope ``previous`` are computed from.
         average: the moving average of the weights, where the run keeps one.
         control: what the loop decides by.
+        ranks: the processes that hold all this together.
     """
 
     model: Model
@@ -45,12 +48,28 @@ class TrainState:
     sums: StepSums | None = None
     average: Average | None = None
     control: Control = field(default_factory=Control)
+    ranks: Ranks = field(default_factory=Alone)
 
     @staticmethod
-    def fresh(run: RunConfig, model: Model) -> "TrainState":
-        """At step 0; ``model`` already has its first weights."""
-        average = start_average(model) if run.train.average > 0 else None
-        return TrainState(model, build_optimizer(run.optimizer, model), average=average)
+    def fresh(run: RunConfig, model: Model, ranks: Ranks | None = None) -> "TrainState":
+        """At step 0; ``model`` already has its first weights, laid over ``ranks``."""
+        ranks = Alone() if ranks is None else ranks
+        weights = ranks.weights(model)
+        average = start_average(weights) if run.train.average > 0 else None
+        optimizer = build_optimizer(run.optimizer, Held(weights), ranks.whole)
+        return TrainState(model, optimizer, average=average, ranks=ranks)
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """What this rank holds of the parameters."""
+        return self.ranks.weights(self.model)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The same with the saved buffers."""
+        weights = self.weights
+        found = model_tensors(self.model)
+        return {name: weights.get(name, tensor) for name, tensor in found.items()}
 
 
 def model_tensors(model: Model) -> dict[str, Tensor]:
@@ -63,15 +82,16 @@ def model_tensors(model: Model) -> dict[str, Tensor]:
     return found
 
 
-def export(state: TrainState, run: RunConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Everything a checkpoint holds: tensors by global name, and JSON."""
+def export(state: TrainState, run: RunConfig) -> tuple[dict[str, Part], dict[str, Any]]:
+    """Everything a checkpoint holds: what this rank has of tensors by global name, and JSON."""
     optimizer, scalars = export_state(state.optimizer)
     leaves, spec = _pytree.tree_flatten(state.sums)
-    tensors = {
-        **{_MODEL + name: tensor for name, tensor in model_tensors(state.model).items()},
-        **{_OPTIMIZER + name: tensor for name, tensor in optimizer.items()},
-        **{f"{_SUMS}{index}": leaf for index, leaf in enumerate(leaves) if leaf is not None},
-        **{_AVERAGE + name: tensor for name, tensor in (state.average or {}).items()},
+    sums = {f"{_SUMS}{index}": leaf for index, leaf in enumerate(leaves) if leaf is not None}
+    parts = {
+        **_parts(state, _MODEL, state.tensors),
+        **_parts(state, _OPTIMIZER, optimizer),
+        **{name: Part.whole(leaf) for name, leaf in sums.items()},
+        **_parts(state, _AVERAGE, state.average or {}),
     }
     meta = {
         "step": state.step,
@@ -86,7 +106,25 @@ def export(state: TrainState, run: RunConfig) -> tuple[dict[str, Tensor], dict[s
         "seeds": {"train": run.train.seed, "data": run.data.seed},
         "config": io.to_dict(run),
     }
-    return tensors, meta
+    return parts, meta
+
+
+def _parts(state: TrainState, prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Part]:
+    found = {}
+    for name, tensor in tensors.items():
+        weight, without = _weight(prefix, name)
+        part = state.ranks.part(weight, tensor, without)
+        if part is not None:
+            found[prefix + name] = part
+    return found
+
+
+def _weight(prefix: str, name: str) -> tuple[str, int | None]:
+    """The parameter that a tensor belongs to, and which of its dimensions the tensor lacks."""
+    if prefix != _OPTIMIZER:
+        return name, None
+    weight, _, key = name.rpartition(".")
+    return weight, {"row": -1, "column": -2}.get(key)
 
 
 def load_model(model: Model, folder: Path, *, average: bool = False) -> Checkpoint:
@@ -99,10 +137,7 @@ def load_model(model: Model, folder: Path, *, average: bool = False) -> Checkpoi
         CheckpointError: damage, or another model's checkpoint.
     """
     checkpoint = load(folder)
-    known = (_MODEL, _OPTIMIZER, _SUMS, _AVERAGE)
-    stray = sorted(name for name in checkpoint.tensors if not name.startswith(known))
-    if stray:
-        raise CheckpointError(f"{folder}: nothing takes its tensors {shortened(stray)}")
+    _refuse_stray(checkpoint.tensors, folder)
     wanted = model_tensors(model)
     found = widened(_under(checkpoint.tensors, _MODEL))
     match(found, wanted, str(folder))
@@ -120,44 +155,85 @@ def widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def resume(state: TrainState, run: RunConfig, folder: Path) -> None:
-    """Continue where a checkpoint stopped.
+    """Continue where a checkpoint stopped, whatever the layout of the ranks that wrote it.
 
     Raises:
         CheckpointError: damage, or the checkpoint of another model or optimiser.
     """
-    checkpoint = load_model(state.model, folder)
-    saved = checkpoint.meta["optimizer"]
+    reader = Reader(folder)
+    reader.check_together(state.ranks.messages)
+    meta = reader.index.meta
+    _fill_model(state, reader)
+    saved = meta["optimizer"]
     if saved["kind"] != run.optimizer.kind:
         raise CheckpointError(
             f"optimizer = {run.optimizer.kind!r}: must be {saved['kind']!r}, which wrote {folder}"
         )
     restore_state(
         state.optimizer,
-        _under(checkpoint.tensors, _OPTIMIZER),
+        _blocks(state, reader, _OPTIMIZER),
         saved["state"],
         saved["untrained"],
         str(folder),
+        held=state.weights,
     )
-    state.step = int(checkpoint.meta["step"])
-    state.tokens = int(checkpoint.meta["tokens"])
-    state.control = Control.from_json(checkpoint.meta["control"])
-    _restore_average(state, _under(checkpoint.tensors, _AVERAGE), folder)
+    state.step = int(meta["step"])
+    state.tokens = int(meta["tokens"])
+    state.control = Control.from_json(meta["control"])
+    _restore_average(state, reader)
     state.sums = None
-    if checkpoint.meta["sums"] is not None:
-        spec = _pytree.treespec_loads(checkpoint.meta["sums"])
-        leaves = _under(checkpoint.tensors, _SUMS)
+    if meta["sums"] is not None:
+        spec = _pytree.treespec_loads(meta["sums"])
+        leaves = _blocks(state, reader, _SUMS)
         state.sums = _pytree.tree_unflatten([leaves[str(i)] for i in range(len(leaves))], spec)
 
 
-def _restore_average(state: TrainState, found: Mapping[str, Tensor], folder: Path) -> None:
+def _fill_model(state: TrainState, reader: Reader) -> None:
+    described = reader.described()
+    _refuse_stray(described, reader.folder)
+    wanted = {}
+    for name, tensor in state.tensors.items():
+        whole = state.ranks.whole(name)
+        shape = tuple(tensor.shape) if whole is None else whole.shape
+        wanted[name] = torch.empty(shape, dtype=tensor.dtype, device="meta")
+    match(widened(_under(described, _MODEL)), wanted, str(reader.folder))
+    found = _blocks(state, reader, _MODEL)
+    with torch.no_grad():
+        for name, tensor in state.tensors.items():
+            if name in found:
+                tensor.copy_(found[name])
+    state.ranks.refresh(state.model)
+
+
+def _blocks(state: TrainState, reader: Reader, prefix: str) -> dict[str, Tensor]:
+    """This rank's blocks of the tensors under a prefix."""
+    found = {}
+    for name, whole in _under(reader.described(), prefix).items():
+        weight, without = _weight(prefix, name)
+        block = state.ranks.block(weight, tuple(whole.shape), without)
+        if block is not None:
+            found[name] = reader.block(prefix + name, block)
+    return found
+
+
+def _refuse_stray(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    known = (_MODEL, _OPTIMIZER, _SUMS, _AVERAGE)
+    stray = sorted(name for name in tensors if not name.startswith(known))
+    if stray:
+        raise CheckpointError(f"{folder}: nothing takes its tensors {shortened(stray)}")
+
+
+def _restore_average(state: TrainState, reader: Reader) -> None:
     """An average that the run did not keep before begins at the weights of the checkpoint."""
     if state.average is None:
         return
+    found = _blocks(state, reader, _AVERAGE)
+    state.average = start_average(state.weights)
     if not found:
-        state.average = start_average(state.model)
         return
-    match(found, state.average, f"the average of {folder}")
-    state.average = dict(found)
+    own = {name: tensor for name, tensor in state.average.items() if name in found}
+    match(found, own, f"the average of {reader.folder}")
+    state.average |= found
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -15,10 +15,12 @@ from turnout.train.actions import answer, with_coefficients
 from turnout.train.alarms import watch
 from turnout.train.average import averaged
 from turnout.train.control import Best
+from turnout.train.counts import Counts
 from turnout.train.evaluate import evaluate
 from turnout.train.header import run_header
 from turnout.train.hooks.base import End, Hook, Start
 from turnout.train.hooks.metrics import METRICS, MetricsWriter
+from turnout.train.ranks import Ranks, told
 from turnout.train.report import Evaluation, Event, EventName, StepReport
 from turnout.train.saving import save_state
 from turnout.train.session import Session
@@ -61,7 +63,8 @@ class Trainer:
             hooks: who watches, beside the metrics.
         """
         run = None if folder is None else Path(folder)
-        metrics = () if run is None else (MetricsWriter(run / METRICS),)
+        first = session.state.ranks.rank == 0  # the one that writes
+        metrics = () if run is None or not first else (MetricsWriter(run / METRICS),)
         where = () if run is None else (f"folder     {run}",)
         return Trainer(
             session.config,
@@ -81,7 +84,8 @@ class Trainer:
             Interrupted: SIGINT or SIGTERM came; the state is saved.
         """
         last = self.config.train.steps if until is None else until
-        if self.state.step < last:
+        if self.state.step < last and self.ranks.size == 1:
+            # Where there are more, the session looked before it laid the model over them.
             first = self.data.micro_batches(self.state.control.batch)
             check_coefficients(self.state.model, self.objective, first)
         validation = self.data.validation()
@@ -105,9 +109,8 @@ class Trainer:
         if state.step < last:
             self._save()  # a run can always go back to its start, and a full disk shows at once
         while state.step < last:
-            if request.signal is not None:
-                raise self._interrupted(request.signal)
-            report = self._step()
+            batches, counts = self._turn(request)
+            report = self._step(batches, counts)
             evaluation = None
             if state.control.skipped >= self.config.guards.max_skipped:
                 self._roll_back(
@@ -121,11 +124,34 @@ class Trainer:
                 self._roll_back("the weights are no longer finite")
         return evaluation or self._evaluate(validation)
 
-    def _step(self) -> StepReport:
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that train together."""
+        return self.state.ranks
+
+    def _turn(self, request: StopRequest) -> tuple[list[Batch], Counts]:
+        """This rank's part of the next step's batch, and what all ranks' parts count together.
+
+        Raises:
+            Interrupted: a signal has come to one of them; the state is saved.
+        """
+        batches: list[Batch] = []
+
+        def work() -> list[float]:
+            batches.extend(self.ranks.share(self.data.micro_batches(self.state.control.batch)))
+            return Counts.numbers(self.objective, batches)
+
+        signal = 0 if request.signal is None else int(request.signal)
+        turn = self.ranks.turn(work, Counts.NUMBERS, signal)
+        if turn.signal:
+            raise self._interrupted(Signals(turn.signal), turn.rank)
+        return batches, Counts.of(turn.numbers, len(batches))
+
+    def _step(self, batches: list[Batch], counts: Counts) -> StepReport:
         state = self.state
-        batches = self.data.micro_batches(state.control.batch)
         losses = with_coefficients(self.objective.losses, state.control.coefficients)
-        report = optimiser_step(state, self.objective.with_losses(losses), batches, self.config)
+        objective = self.objective.with_losses(losses)
+        report = optimiser_step(state, objective, batches, self.config, counts)
         for hook in self.hooks:
             hook.on_step(report)
         if report.skipped:
@@ -151,8 +177,10 @@ class Trainer:
 
     def _evaluate(self, validation: list[Batch]) -> Evaluation:
         state, sources = self.state, self.data.source_names
-        with averaged(state.model, state.average):
-            evaluation = evaluate(state.model, self.objective, validation, state.step, sources)
+        with averaged(state.weights, state.average):
+            evaluation = evaluate(
+                state.model, self.objective, validation, state.step, sources, state.ranks
+            )
         for hook in self.hooks:
             hook.on_evaluate(evaluation)
         return evaluation
@@ -206,9 +234,10 @@ class Trainer:
         )
         self._say("rollback", f"{reason}; back to {checkpoint.name}, on with batch {control.batch}")
 
-    def _interrupted(self, number: Signals) -> Interrupted:
+    def _interrupted(self, number: Signals, rank: int) -> Interrupted:
         self._save()
-        self._say("interrupt", f"{number.name}; the state is saved")
+        where = f" (to rank {rank})" if self.ranks.size > 1 else ""
+        self._say("interrupt", f"{number.name}{where}; the state is saved")
         return Interrupted(number, self.state.step, self._checkpoint_here())
 
     def _say(self, name: EventName, text: str, layer: str | None = None) -> None:
@@ -217,8 +246,16 @@ class Trainer:
             hook.on_event(event)
 
     def _last_checkpoint(self) -> Path | None:
-        steps = [] if self.folder is None else folders.saved_steps(self.folder)
-        return steps[-1][1] if steps else None
+        if self.folder is None:
+            return None
+        run = self.folder
+
+        def newest() -> str:
+            steps = folders.saved_steps(run)
+            return str(steps[-1][1]) if steps else ""
+
+        found = told(self.ranks, newest)  # what one rank sees, whatever the disk shows the others
+        return Path(found) if found else None
 
     def _checkpoint_here(self) -> Path | None:
         """The checkpoint of exactly this step."""

@@ -1,0 +1,76 @@
+"""A command that torchrun started several times: which of its processes this is. No torch."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from turnout.config.errors import ConfigError, UserError
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One process of several, or the only one."""
+
+    rank: int = 0
+    size: int = 1
+
+    @staticmethod
+    def of_environment() -> "Launch":
+        """As torchrun says; one process where nobody says anything."""
+        return Launch(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+    @property
+    def first(self) -> bool:
+        """Whether this process speaks for all."""
+        return self.rank == 0
+
+    def run(self, work: Callable[[], int]) -> int:
+        """The exit code of ``work``; what goes wrong is said once, with the rank where it did.
+
+        After a failure among several the process ends at once: the others may be waiting inside a
+        collective, which ends when this one is gone.
+
+        Raises:
+            UserError: one process alone could not do its work.
+        """
+        if self.size == 1:
+            return work()
+        try:
+            return work()
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except Exception as error:  # whatever it is, the other processes must not wait
+            self._leave(error)
+
+    def _leave(self, error: Exception) -> NoReturn:
+        if _said_by_all(error):
+            if self.first:
+                print(f"error: {error}", file=sys.stderr)
+        elif isinstance(error, UserError | OSError):
+            print(f"error: rank {self.rank}: {error}", file=sys.stderr)
+        elif _broken(error):
+            print(f"rank {self.rank} leaves: the connection to another rank broke", file=sys.stderr)
+        else:
+            traceback.print_exc()
+            print(f"error: rank {self.rank}: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(2)
+
+
+def _said_by_all(error: Exception) -> bool:
+    """Whether every process raises the same: it follows from the configuration, or was agreed."""
+    from turnout.checkpoint.index import CheckpointError
+
+    return isinstance(error, ConfigError | CheckpointError)
+
+
+def _broken(error: Exception) -> bool:
+    """Whether torch says that a process at the other end is gone."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        word in text for word in ("connection closed", "connection reset", "broken pipe", "gloo")
+    )

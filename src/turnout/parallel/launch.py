@@ -1,0 +1,70 @@
+"""The processes that torchrun started, from its environment to a process group."""
+
+import os
+import warnings
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
+from torch.distributed.distributed_c10d import PrefixStore
+
+from turnout.checkpoint.ranks import OverStore
+from turnout.config.parallel import ParallelPlan
+from turnout.parallel.mesh import Meshes
+from turnout.parallel.ranks import ManyRanks
+
+TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the processes find each other.
+
+    Attributes:
+        host, port: of the store through which they do.
+        attempt: how often torchrun has restarted them.
+        serves: whether the first rank has to open the store; torchrun opens one itself.
+    """
+
+    host: str
+    port: int
+    attempt: str = "0"
+    serves: bool = False
+
+    @staticmethod
+    def of_environment() -> "Address":
+        """As torchrun says."""
+        return Address(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"),
+            os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+        )
+
+
+def connect(
+    plan: ParallelPlan, group_rows: int, rank: int, address: Address | None = None
+) -> ManyRanks:
+    """Join the other ranks of ``plan``, whose sizes are numbers; every rank calls it.
+
+    A restarted run has to find no word of the run before: torchrun keeps its store, so that each
+    attempt has names of its own in it.
+    """
+    at = Address.of_environment() if address is None else address
+    serves = at.serves and rank == 0
+    store = TCPStore(at.host, at.port, plan.ranks, is_master=serves, timeout=TIMEOUT)
+    own = PrefixStore(f"turnout/{at.attempt}", store)
+    dist.init_process_group(
+        "gloo",
+        store=PrefixStore("group", own),
+        rank=rank,
+        world_size=plan.ranks,
+        timeout=TIMEOUT,
+    )
+    # FSDP warns of outputs that somebody may change in place: nothing here does.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
+    # Of its own, for a thread may wait on it.
+    said = TCPStore(at.host, at.port, plan.ranks, is_master=False, timeout=TIMEOUT)
+    told = PrefixStore(f"turnout/{at.attempt}/said", said)
+    return ManyRanks(Meshes.of(plan), group_rows, OverStore(told, rank, plan.ranks))

@@ -1,0 +1,22 @@
+"""Pools of ranks, one of each size for all tests of this folder."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.distributed.harness import Pool
+
+
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Pool]]:
+    """The pool of so many ranks."""
+    pools: dict[int, Pool] = {}
+
+    def of(size: int) -> Pool:
+        if size not in pools:
+            pools[size] = Pool.start(size, tmp_path_factory.mktemp("group") / "store")
+        return pools[size]
+
+    yield of
+    for pool in pools.values():
+        pool.stop()

@@ -1,0 +1,177 @@
+"""Many ranks against one process: loss, terms, every gradient, the norm, and the weights after."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.utils import get_total_norm
+
+from tests.distributed.cases import MODELS, Both, Case, error
+from tests.distributed.harness import Pool
+from turnout.config.losses import LossConfig
+from turnout.config.optimizers import AdafactorConfig, AdamWConfig, OptimizerConfig
+from turnout.config.parallel import ParallelPlan
+from turnout.train.optim import build_optimizer
+from turnout.train.ranks import Held
+
+Ranks = Callable[[int], Pool]
+P = ParallelPlan
+PLANS = {
+    2: (P(fsdp=1), P(), P(expert=2), P(tensor=2), P(tensor=2, sequence=True)),
+    4: (
+        P(fsdp=2),
+        P(expert=2),
+        P(expert=2, fsdp=1),
+        P(expert=4),
+        P(expert=2, tensor=2),
+        P(expert=2, tensor=2, sequence=True),
+    ),
+    8: (P(expert=2, tensor=2), P(expert=2, tensor=2, sequence=True, fsdp=2)),
+}
+SCOPES = (
+    LossConfig(balance=0.5, router_z=0.1, head_z=0.01),
+    LossConfig(balance=0.5, importance=0.1, scope="batch"),
+)
+
+
+def differences(case: Case) -> dict[str, float]:
+    """Job: loss and terms, each gradient's largest error, and the norm's."""
+    both = Both.of(case)
+    one, many = both.step_one(), both.step_many()
+    found = {f"term {name}": abs(many[name] - one[name]) for name in one}
+    for name, param in both.one.named_parameters():
+        gradient = both.gathered(name, both.ranks.weights(both.many)[name].grad)
+        assert param.grad is not None
+        found[name] = error(gradient, param.grad)
+    norm = get_total_norm([p.grad for p in both.one.parameters() if p.grad is not None])
+    found["the norm"] = abs(float(both.ranks.norm(both.many)) / float(norm) - 1)
+    return found
+
+
+def too_far(found: list[dict[str, float]], most: float = 1e-5) -> dict[str, float]:
+    """What differs too much on any rank."""
+    return {name: value for one in found for name, value in one.items() if not value <= most}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("losses", SCOPES, ids=lambda losses: losses.scope)
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_loss_terms_gradients_and_norm_are_those_of_one_process(
+    ranks: Ranks, size: int, losses: LossConfig, name: str
+) -> None:
+    for plan in PLANS[size]:
+        if name == "decoder, groups of two rows" and plan.over(size).batch_ranks > 4:
+            continue
+        case = Case(MODELS[name], plan, losses)
+        assert too_far(ranks(size).run(differences, case)) == {}, plan
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plan", PLANS[8], ids=str)
+def test_all_axes_together_on_eight_ranks(ranks: Ranks, plan: ParallelPlan) -> None:
+    for name in ("decoder, top-2 dropless", "encoder-decoder, switch at capacity 1"):
+        case = Case(MODELS[name], plan, SCOPES[1])
+        assert too_far(ranks(8).run(differences, case)) == {}, name
+
+
+@pytest.mark.parametrize("losses", SCOPES, ids=lambda losses: losses.scope)
+def test_micro_batches_and_recomputation_change_nothing(ranks: Ranks, losses: LossConfig) -> None:
+    for plan in (P(expert=2), P(tensor=2, sequence=True)):
+        case = Case(MODELS["decoder, top-2 dropless"], plan, losses, parts=2, recompute=True)
+        assert too_far(ranks(2).run(differences, case)) == {}, plan
+
+
+def updates(case: Case, config: OptimizerConfig | None, steps: int) -> dict[str, float]:
+    """Job: how far each weight is off after some steps, as a share of the largest update.
+
+    Without a configuration the optimiser is plain descent.
+    """
+    both = Both.of(case)
+    before = {name: p.detach().clone() for name, p in both.one.named_parameters()}
+    held = Held(both.ranks.weights(both.many))
+    optimizers = (
+        (
+            torch.optim.SGD(both.one.parameters(), lr=0.1),
+            torch.optim.SGD([p for _, p in held.named_parameters()], lr=0.1),
+        )
+        if config is None
+        else (
+            build_optimizer(config, both.one),
+            build_optimizer(config, held, both.ranks.whole),
+        )
+    )
+    for _ in range(steps):
+        both.step_one()
+        both.step_many()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    found, largest = {}, 0.0
+    for name, param in both.one.named_parameters():
+        block = both.ranks.weights(both.many)[name].detach()
+        update = param.detach() - before[name]
+        largest = max(largest, float(update.abs().max()))
+        found[name] = float((both.gathered(name, block) - param.detach()).abs().max())
+    return {name: off / largest for name, off in found.items()}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        AdamWConfig(epsilon=1e-4, weight_decay=0.1),
+        AdafactorConfig(learning_rate=0.1, min_factored=4, epsilon1=1e-8),
+    ],
+    ids=["sgd", "adamw", "adafactor"],
+)
+def test_weights_after_three_steps(ranks: Ranks, config: OptimizerConfig | None) -> None:
+    # The bias of keys moves no softmax: its true gradient is zero, and an optimiser that divides
+    # by the gradient's size turns the rounding that is left into steps.
+    zero = "attention.key.bias"
+    for name in ("decoder, top-2 dropless", "encoder-decoder, switch at capacity 1"):
+        for plan in (P(), P(expert=2), P(tensor=2)):
+            case = Case(MODELS[name], plan)
+            found = ranks(2).run(updates, case, config, 3)
+            kept = [{n: v for n, v in one.items() if not n.endswith(zero)} for one in found]
+            assert too_far(kept, 1e-4) == {}, (name, plan)
+
+
+@pytest.mark.slow
+def test_adafactor_of_experts_sharded_twice(ranks: Ranks) -> None:
+    config = AdafactorConfig(learning_rate=0.1, min_factored=4, epsilon1=1e-8)
+    for plan in (P(expert=2), P(expert=2, tensor=2), P(expert=4)):
+        case = Case(MODELS["decoder, switch at capacity 1"], plan)
+        assert too_far(ranks(4).run(updates, case, config, 3), 1e-4) == {}, plan
+
+
+def decisions(case: Case) -> list[bool]:
+    """Job: whether each layer's decisions for this rank's rows are those of one process."""
+    both = Both.of(case)
+    with torch.no_grad():
+        one = both.one(both.whole[0], routing=True).routing
+        many = both.many(both.own[0], routing=True).routing
+    rows = both.own[0].targets.shape[0]
+    first = both.ranks.batch_rank * rows
+    width = both.whole[0].targets.shape[1]
+    assert one is not None and many is not None
+    return [
+        torch.equal(left.expert[first : first + rows], right.expert[:, :width])
+        for left, right in zip(one.layers, many.layers, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_decisions_are_those_of_one_process(ranks: Ranks, name: str) -> None:
+    for plan in PLANS[2]:
+        found = ranks(2).run(decisions, Case(MODELS[name], plan))
+        assert all(map(all, found)), plan
+
+
+def test_bfloat16_on_the_wire_rounds_and_no_more(ranks: Ranks) -> None:
+    case = Case(MODELS["decoder, top-2 dropless"], P(expert=2, wire="bfloat16"))
+    found = ranks(2).run(differences, case)
+    worst = max(value for one in found for value in one.values())
+    # A bfloat16 has 8 bits: rows are rounded four times on their way.
+    assert 1e-5 < worst < 4 * 2**-7
+    assert too_far(ranks(2).run(differences, replace(case, plan=P(expert=2)))) == {}
