@@ -26,7 +26,6 @@ ARROWS: dict[str, frozenset[str]] = {
     "checkpoint": frozenset({"config"}),
     "generate": frozenset({"config", "data", "moe", "models", "checkpoint"}),
     "train": frozenset({"config", "pytree", "data", "moe", "models", "objectives", "checkpoint"}),
-    "parallel": frozenset({"config", "nn", "moe", "models"}),
     # A picture begins with a run folder, which train.session opens.
     "probe": frozenset(
         {"config", "pytree", "data", "moe", "models", "checkpoint", "train.session"}
