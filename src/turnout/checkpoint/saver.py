@@ -60,7 +60,8 @@ class Saver:
         ranks: the processes that save together.
 
     Args:
-        ranks: by default this one alone.
+        ranks: by default this one alone; where something else speaks over them meanwhile, a line
+            of their own (``ranks.apart()``).
         background: whether ``save`` returns when the tensors are copied to the host, so that they
             may change, and a thread writes; its failure is raised by the next call of any method.
     """
