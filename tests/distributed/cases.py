@@ -5,11 +5,13 @@ seed; rank by rank it returns relative differences, so that nothing large is sen
 """
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils import _pytree
 
 from tests.models.cases import GLAM, MODERN, T5, batch_of, stream
 from turnout.checkpoint import ranks as checkpoint
@@ -54,7 +56,10 @@ DOCUMENTS = DocumentGroup()
 
 @dataclass(frozen=True)
 class Case:
-    """A model, its losses and a layout; ``parts`` are micro-batches."""
+    """A model, its losses and a layout; ``parts`` are micro-batches.
+
+    ``labels`` are those of the rows; ``trimmed`` rows of a rank are as long as its longest.
+    """
 
     model: ModelConfig
     plan: ParallelPlan
@@ -63,6 +68,8 @@ class Case:
     parts: int = 1
     dtype: torch.dtype = torch.float32
     recompute: bool = False
+    labels: tuple[int, ...] | None = None
+    trimmed: bool = False
 
 
 def batches_of(case: Case) -> list[Batch]:
@@ -73,8 +80,18 @@ def batches_of(case: Case) -> list[Batch]:
         decoder = stream(lengths, 16, seed=2 * part + 1)
         encoder = stream(lengths[::-1], 16, seed=2 * part + 2)
         both = case.model.kind == "encoder_decoder"
-        parts.append(batch_of(decoder, encoder if both else None))
+        batch = batch_of(decoder, encoder if both else None)
+        labels = None if case.labels is None else torch.tensor(case.labels)
+        parts.append(replace(batch, labels=labels))
     return parts
+
+
+def _trimmed(batch: Batch) -> Batch:
+    longest = int(batch.decoder.mask.sum(1).max())
+    cut: Batch = _pytree.tree_map(
+        lambda leaf: leaf[:, :longest] if torch.is_tensor(leaf) and leaf.dim() > 1 else leaf, batch
+    )
+    return cut
 
 
 def whole_model(case: Case) -> Model:
@@ -92,6 +109,12 @@ def _generator(name: str) -> torch.Generator:
     return torch.Generator().manual_seed(sum(map(ord, name)))
 
 
+@cache
+def meshes(plan: ParallelPlan) -> Meshes:
+    """One a layout: every group has a thread, which would stay for as long as the ranks do."""
+    return Meshes.of(plan)
+
+
 @dataclass(frozen=True)
 class Both:
     """The same model whole and laid out, with what a rank needs for a step."""
@@ -107,11 +130,13 @@ class Both:
     def of(case: Case) -> "Both":
         plan = case.plan.over(dist.get_world_size())
         group = 1 if case.model.moe is None else case.model.moe.group.rows
-        ranks = ManyRanks(Meshes.of(plan), group, checkpoint.Alone())
+        ranks = ManyRanks(meshes(plan), group, checkpoint.Alone())
         one, many = whole_model(case), whole_model(case)
         ranks.lay_out(many)
         whole = batches_of(case)
-        return Both(case, one, many, ranks, whole, ranks.share(whole))
+        own = ranks.share(whole)
+        own = list(map(_trimmed, own)) if case.trimmed else own
+        return Both(case, one, many, ranks, whole, own)
 
     def objective(self) -> LanguageObjective:
         return build_objective(self.case.losses, self.case.model)
@@ -142,9 +167,14 @@ class Both:
         self.ranks.settle(self.many)
         return dict(zip(found, self.ranks.add(list(found.values())), strict=True))
 
-    def gathered(self, name: str, block: Tensor | None) -> Tensor:
-        """A whole tensor from the ranks' blocks of it; None stands for zeros."""
+    def gathered(self, name: str, block: Tensor | None) -> Tensor | None:
+        """A whole tensor from the ranks' blocks of it; None for what this rank leaves to another.
+
+        A block of None stands for zeros.
+        """
         shard = self.ranks.layout.shards[name]
+        if not shard.owned:
+            return None
         return shard.gather(torch.zeros(shard.block[1]) if block is None else block)
 
 

@@ -43,7 +43,8 @@ def differences(case: Case) -> dict[str, float]:
     for name, param in both.one.named_parameters():
         gradient = both.gathered(name, both.ranks.weights(both.many)[name].grad)
         assert param.grad is not None
-        found[name] = error(gradient, param.grad)
+        if gradient is not None:
+            found[name] = error(gradient, param.grad)
     norm = get_total_norm([p.grad for p in both.one.parameters() if p.grad is not None])
     found["the norm"] = abs(float(both.ranks.norm(both.many)) / float(norm) - 1)
     return found
@@ -112,7 +113,9 @@ def updates(case: Case, config: OptimizerConfig | None, steps: int) -> dict[str,
         block = both.ranks.weights(both.many)[name].detach()
         update = param.detach() - before[name]
         largest = max(largest, float(update.abs().max()))
-        found[name] = float((both.gathered(name, block) - param.detach()).abs().max())
+        whole = both.gathered(name, block)
+        if whole is not None:
+            found[name] = float((whole - param.detach()).abs().max())
     return {name: off / largest for name, off in found.items()}
 
 

@@ -177,6 +177,7 @@ class Run:
 
 
 def _train(config: RunConfig, run: Run) -> int:
+    from turnout.checkpoint.format import CheckpointError
     from turnout.cli.build_progress import build_progress
     from turnout.train.ranks import told
     from turnout.train.session import open_session
@@ -197,7 +198,10 @@ def _train(config: RunConfig, run: Run) -> int:
         ranks.close()
         return 128 + stop.signal
     except OSError as error:  # a full disk, most likely
-        raise UserError(_kept(error, folder)) from error
+        where = f": {error.filename}" if error.filename else f" while writing to {folder}"
+        raise UserError(_kept(f"{error.strerror or error}{where}", folder)) from error
+    except CheckpointError as error:  # the same on one of several ranks; all of them leave
+        raise CheckpointError(_kept(str(error), folder)) from error
     ranks.close()
     if run.launch.first:
         _close(session, evaluation, folder)
@@ -236,17 +240,16 @@ def _close(session: "Session", evaluation: "Evaluation", folder: Path) -> None:
     print(closing(session, evaluation, folder, bits, lambda: _picture(folder, bits)), end="")
 
 
-def _kept(error: OSError, folder: Path) -> str:
+def _kept(problem: str, folder: Path) -> str:
     """What went wrong with a file, and what is left of the run."""
     from turnout.checkpoint import folders
 
-    where = f": {error.filename}" if error.filename else f" while writing to {folder}"
     steps = folders.saved_steps(folder)
     if not steps:
-        return f"{error.strerror or error}{where}; nothing was saved"
+        return f"{problem}; nothing was saved"
     return (
-        f"{error.strerror or error}{where}; the run is kept up to step {steps[-1][0]}; to go on "
-        f"when that is mended: {command()} train --resume {folder}"
+        f"{problem}; the run is kept up to step {steps[-1][0]}; to go on when that is mended: "
+        f"{command()} train --resume {folder}"
     )
 
 

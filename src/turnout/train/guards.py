@@ -11,7 +11,7 @@ from turnout.moe.stats import LayerStats
 _SUMS = ("probability", "weight", "load", "z", "entropy", "top_probability")
 
 
-def fault(
+def found_bad(
     weights: Mapping[str, Tensor],
     terms: Mapping[str, float],
     layers: Iterable[tuple[LayerStats, ...]],

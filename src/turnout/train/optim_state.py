@@ -37,18 +37,18 @@ def restore_state(
     scalars: Scalars,
     untrained: Iterable[str],
     what: str,
-    held: Iterable[str] | None = None,
+    partial: bool = False,
 ) -> None:
     """Put exported state back; the hyperparameters stay those of ``optimizer``.
 
-    ``untrained`` are the parameters that had no state when it was exported; ``held`` all
-    parameters here, trained or not, where others may hold what is not.
+    ``untrained`` are the parameters that had no state when it was exported. Where it is ``partial``
+    other ranks train what has step counts and no tensors here.
 
     Raises:
         CheckpointError: the state names a parameter that ``optimizer`` does not train, or lacks
             one that it does.
     """
-    here = {name.rpartition(".")[0] for name in tensors} if held is not None else scalars.keys()
+    here = {name.rpartition(".")[0] for name in tensors} if partial else scalars.keys()
     by_parameter: dict[str, dict[str, Any]] = {
         name: dict(own) for name, own in scalars.items() if name in here
     }

@@ -13,6 +13,7 @@ from turnout.checkpoint import folders
 from turnout.checkpoint.read import load_meta
 from turnout.config import io
 from turnout.config.errors import UserError
+from turnout.config.layout import over_ranks
 from turnout.config.train import RunConfig
 from turnout.data import pipeline
 from turnout.data.pipeline import Data
@@ -76,6 +77,7 @@ def open_session(
         fill_hash_tables(model, data)
     objective = objectives.build(config.losses, config.model)
     ranks = connect()
+    over_ranks(config, ranks.size)
     if ranks.size > 1:
         _check_first(config, model, objective, data, checkpoint)
         objective = objective.over(ranks.whole_sums)

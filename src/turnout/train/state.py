@@ -175,7 +175,7 @@ def resume(state: TrainState, run: RunConfig, folder: Path) -> None:
         saved["state"],
         saved["untrained"],
         str(folder),
-        held=state.weights,
+        partial=state.ranks.size > 1,
     )
     state.step = int(meta["step"])
     state.tokens = int(meta["tokens"])

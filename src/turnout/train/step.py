@@ -18,7 +18,7 @@ from turnout.train.balancing import follow_loads
 from turnout.train.counts import Counts
 from turnout.train.diagnosis import first_bad
 from turnout.train.dropout import seed_dropout
-from turnout.train.guards import fault
+from turnout.train.guards import found_bad
 from turnout.train.optim import set_learning_rate
 from turnout.train.ranks import Ranks
 from turnout.train.report import StepReport, layer_reports
@@ -53,7 +53,7 @@ def optimiser_step(
     layers = ranks.add_layers([report.layers for report in reports])
     norm = ranks.norm(state.model)
     rate = run.optimizer.learning_rate * factor(run.schedule, state.step, run.train.steps)
-    skipped = _fault(state, reports, batches, run.train.seed, (total, float(norm)))
+    skipped = fault(state, reports, batches, run.train.seed, (total, float(norm)))
     if not skipped:
         _update(state, norm, rate, run.train)
         follow_loads(state.model, layers)
@@ -122,7 +122,7 @@ def _scale_experts(model: Model, run: RunConfig) -> None:
                 param.grad.mul_(layer.experts.num_experts**-0.5)
 
 
-def _fault(
+def fault(
     state: TrainState,
     reports: Sequence[LossReport],
     batches: list[Batch],
@@ -138,7 +138,7 @@ def _fault(
         return ""
     weights = state.ranks.weights(state.model)
     terms, total = _own_terms(reports)
-    own = fault(weights, terms, [report.layers for report in reports], total)
+    own = found_bad(weights, terms, [report.layers for report in reports], total)
     origin = first_bad(state.model, weights, batches, _dropout(state, batches, seed))
     begins = f"; it begins in {origin}" if origin else ""
     said = state.ranks.blame(f"{own}{begins}" if own else "")

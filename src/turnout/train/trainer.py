@@ -101,7 +101,8 @@ class Trainer:
                 evaluation = self._steps(last, validation, request)
             finished = self.state.step >= self.config.train.steps
         finally:
-            end = End(self.state.step, finished, self._last_checkpoint())
+            # Whatever went wrong may have left this rank alone: it asks nobody.
+            end = End(self.state.step, finished, self._newest())
             for hook in self.hooks:
                 hook.on_end(end)
         return evaluation
@@ -261,14 +262,14 @@ class Trainer:
     def _last_checkpoint(self) -> Path | None:
         if self.folder is None:
             return None
-        run = self.folder
-
-        def newest() -> str:
-            steps = folders.saved_steps(run)
-            return str(steps[-1][1]) if steps else ""
-
-        found = told(self.ranks, newest)  # what one rank sees, whatever the disk shows the others
+        # What one rank sees, whatever the disk shows the others.
+        found = told(self.ranks, lambda: str(self._newest() or ""))
         return Path(found) if found else None
+
+    def _newest(self) -> Path | None:
+        """The newest checkpoint that this rank sees."""
+        steps = [] if self.folder is None else folders.saved_steps(self.folder)
+        return steps[-1][1] if steps else None
 
     def _checkpoint_here(self) -> Path | None:
         """The checkpoint of exactly this step."""

@@ -1,0 +1,152 @@
+"""The trainer on several ranks: the same run as one process, on any layout, through trouble."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.distributed import training
+from tests.distributed.harness import Pool
+from tests.train.conftest import tiny_run as tiny_run  # a fixture, used by its name
+from turnout.checkpoint import folders
+from turnout.checkpoint.read import load
+from turnout.config.guards import GuardConfig
+from turnout.config.optimizers import AdafactorConfig, AdamWConfig
+from turnout.config.parallel import ParallelPlan
+from turnout.config.train import RunConfig
+from turnout.train.session import open_session
+from turnout.train.trainer import Trainer
+
+Ranks = Callable[[int], Pool]
+P = ParallelPlan
+
+
+@pytest.fixture
+def plain_run(tiny_run: RunConfig) -> RunConfig:
+    """Without dropout, which each rank draws for itself; an epsilon above what rounding leaves."""
+    return replace(
+        tiny_run,
+        model=replace(tiny_run.model, dropout=0.0),
+        optimizer=AdamWConfig(epsilon=1e-4, weight_decay=0.1),
+        train=replace(tiny_run.train, average=0.5),
+    )
+
+
+def laid(config: RunConfig, plan: ParallelPlan) -> RunConfig:
+    return replace(config, parallel=plan)
+
+
+@pytest.mark.parametrize("plan", [P(expert=2), P(fsdp=1), P(tensor=2, sequence=True)], ids=str)
+def test_a_run_is_that_of_one_process(
+    ranks: Ranks, plain_run: RunConfig, tmp_path: Path, plan: ParallelPlan
+) -> None:
+    session = open_session(plain_run)
+    begin = {f"model.{n}": p.detach().clone() for n, p in session.state.weights.items()}
+    alone = Trainer.of(session, tmp_path / "one").run()
+    found = ranks(2).run(training.train, laid(plain_run, plan), tmp_path / "many", str(tmp_path))
+    assert found[0] == found[1]
+    assert found[0]["loss"] == pytest.approx(alone.loss, rel=1e-5)
+    one, many = (load(folders.latest(tmp_path / name)) for name in ("one", "many"))
+    assert one.tensors.keys() == many.tensors.keys()
+    for name, tensor in one.tensors.items():
+        first = begin.get(name.replace("average.", "model."))
+        if first is not None:
+            largest = float((tensor - first).abs().max())
+            assert float((tensor - many.tensors[name]).abs().max()) <= 1e-3 * largest, name
+    for key in ("step", "tokens", "control", "sums", "optimizer"):
+        if key != "control":
+            assert one.meta[key] == many.meta[key], key
+    assert one.meta["control"]["batch"] == many.meta["control"]["batch"]
+
+
+LAYOUTS = {  # data, expert, tensor
+    "1x1x1": (1, P()),
+    "2x1x1": (2, P()),
+    "1x2x1": (2, P(expert=2)),
+    "1x1x2": (2, P(tensor=2)),
+    "2x2x1": (4, P(expert=2)),
+    "1x2x2": (4, P(expert=2, tensor=2)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", [AdamWConfig(), AdafactorConfig(min_factored=4)])
+def test_saved_on_any_layout_loaded_on_any_other(
+    ranks: Ranks,
+    plain_run: RunConfig,
+    tmp_path: Path,
+    optimizer: AdamWConfig | AdafactorConfig,
+) -> None:
+    config = replace(plain_run, optimizer=optimizer)
+    for writer, (size, plan) in LAYOUTS.items():
+        tag = f"{tmp_path}/{writer}"
+        ranks(size).run(training.train, laid(config, plan), tmp_path / writer, tag, 2)
+    for writer, reader in itertools.product(LAYOUTS, LAYOUTS):
+        checkpoint = folders.latest(tmp_path / writer)
+        (size, plan), tag = LAYOUTS[reader], f"{tmp_path}/{writer}/{reader}"
+        again = ranks(size).run(
+            training.saved_again, laid(config, plan), checkpoint, Path(tag) / "again", tag
+        )
+        before, after = load(checkpoint), load(Path(again[0]))
+        assert before.tensors.keys() == after.tensors.keys(), (writer, reader)
+        for name, tensor in before.tensors.items():
+            assert torch.equal(tensor, after.tensors[name]), (writer, reader, name)
+
+
+def test_the_next_loss_on_another_layout(
+    ranks: Ranks, plain_run: RunConfig, tmp_path: Path
+) -> None:
+    config = laid(plain_run, P(expert=2))
+    ranks(2).run(training.train, config, tmp_path / "run", f"{tmp_path}/first", 3)
+    checkpoint = folders.latest(tmp_path / "run")
+    session = open_session(plain_run, checkpoint)
+    watch = training.Watch()
+    Trainer.of(session, None, [watch]).run(session.state.step + 1)
+    for number, plan in enumerate((P(), P(tensor=2), P(expert=2))):
+        job = (training.go_on, laid(plain_run, plan), checkpoint, f"{tmp_path}/{number}")
+        found = ranks(2).run(*job)
+        assert found[0]["losses"] == pytest.approx(watch.losses, rel=1e-6), plan
+
+
+def befallen(ranks: Ranks, config: RunConfig, folder: Path, kind: str) -> list[dict[str, object]]:
+    config = replace(laid(config, P(expert=2)), guards=GuardConfig(max_skipped=2))
+    return ranks(2).run(training.trouble, config, folder, f"{folder}/{kind}", kind, 1)
+
+
+def test_a_signal_to_one_rank_stops_all(ranks: Ranks, plain_run: RunConfig, tmp_path: Path) -> None:
+    found = befallen(ranks, plain_run, tmp_path, "signal")
+    for one in found:
+        assert one["ended"] == "Interrupted: stopped by SIGTERM after step 2"
+        assert one["events"] == ["interrupt: SIGTERM (to rank 1); the state is saved"]
+    assert folders.latest(tmp_path).name == "step-00000002"
+
+
+def test_what_is_not_finite_on_one_rank_is_skipped_and_rolled_back_by_all(
+    ranks: Ranks, plain_run: RunConfig, tmp_path: Path
+) -> None:
+    found = befallen(ranks, plain_run, tmp_path, "nan")
+    assert [one["ended"] for one in found] == ["end", "end"]
+    assert found[0]["events"] == found[1]["events"]
+    names = [str(event).split(":")[0] for event in found[0]["events"]]  # type: ignore[attr-defined]
+    assert names == ["skip", "skip", "rollback"]
+    assert "rank 1: " in found[0]["events"][0]  # type: ignore[index]
+
+
+def test_text_that_one_rank_cannot_read_stops_all(
+    ranks: Ranks, plain_run: RunConfig, tmp_path: Path
+) -> None:
+    found = befallen(ranks, plain_run, tmp_path, "data")
+    for one in found:
+        assert one["ended"] == "CheckpointError: rank 1: Input/output error"
+
+
+def test_a_full_disk_of_one_rank_stops_all(
+    ranks: Ranks, plain_run: RunConfig, tmp_path: Path
+) -> None:
+    found = befallen(ranks, plain_run, tmp_path, "disk")
+    for one in found:
+        assert one["ended"] == "CheckpointError: rank 1: No space left on device"
+    assert folders.latest(tmp_path).name == "step-00000000"
