@@ -75,7 +75,7 @@ def report(standings: Mapping[int, Standing | None], patience: float) -> str:
 
 @final
 class Watchdog:
-    """Watches while it is entered.
+    """Watches from its start to its stop, or while it is entered.
 
     Args:
         store: one that no other thread uses: a ``clone()``, with a prefix of its own.
@@ -104,10 +104,19 @@ class Watchdog:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
-    def __enter__(self) -> "Watchdog":
+    def start(self) -> "Watchdog":
+        """From now on; called by the main thread, which is the one that is watched."""
         self._publish()
         self._thread.start()
         return self
+
+    def stop(self) -> None:
+        """Say nothing any more."""
+        self._stop.set()
+        self._thread.join()
+
+    def __enter__(self) -> "Watchdog":
+        return self.start()
 
     def __exit__(
         self,
@@ -115,8 +124,7 @@ class Watchdog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stop.set()
-        self._thread.join()
+        self.stop()
 
     def _watch(self) -> None:
         try:
