@@ -18,7 +18,7 @@ from turnout.checkpoint import ranks as checkpoint
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.losses import LossConfig
 from turnout.config.model import ModelConfig
-from turnout.config.moe import DocumentGroup, MoEConfig, Placement, RowsGroup
+from turnout.config.moe import MoEConfig, Placement, RowsGroup
 from turnout.config.parallel import ParallelPlan
 from turnout.config.routers import SwitchRouter, TopKRouter
 from turnout.data.batch import Batch
@@ -51,7 +51,6 @@ MODELS: dict[str, ModelConfig] = {
     "encoder-decoder, top-2": replace(T5, moe=replace(TOP2, train_capacity_factor=1.0)),
 }
 LENGTHS = (16, 9, 12, 16, 3, 16, 8, 10)
-DOCUMENTS = DocumentGroup()
 
 
 @dataclass(frozen=True)

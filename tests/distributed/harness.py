@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-SECONDS = 120  # the most that a job may take: a hang fails, it does not wait for ever
+SECONDS = 300  # the most that a job may take: a hang fails, it does not wait for ever
 
 
 @dataclass

@@ -28,13 +28,12 @@ SMALL = (
 )
 
 
-def torchrun(
-    folder: Path, text: Path, *options: str, size: int = 2
-) -> subprocess.CompletedProcess[str]:
+def torchrun(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """``torchrun -m turnout train switch_tiny`` in ``folder``."""
     command = (
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc-per-node", str(size), "-m", "turnout", "train", *options),
+        *("--nproc-per-node", "2", "--monitor-interval", "0.1"),
+        *("-m", "turnout", "train", *options),
     )
     path = f"{folder}:{os.environ.get('PYTHONPATH', '')}"
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
@@ -46,12 +45,12 @@ def torchrun(
 @pytest.mark.slow
 def test_a_run_and_its_resumption_on_another_layout(tmp_path: Path, text_folder: Path) -> None:
     new = ("switch_tiny", "--data", str(text_folder), "--out", "run", *SMALL)
-    done = torchrun(tmp_path, text_folder, *new, "--parallel.expert", "2")
+    done = torchrun(tmp_path, *new, "--parallel.expert", "2")
     assert done.returncode == 0, done.stderr
     assert "ranks      2: data 1 x expert 2 x tensor 1" in done.stdout
     assert done.stdout.count("validation loss") == 2  # one rank speaks
     options = ("--resume", "run", "--train.steps", "6", "--parallel.expert", "1")
-    more = torchrun(tmp_path, text_folder, *options, "--parallel.tensor", "2")
+    more = torchrun(tmp_path, *options, "--parallel.tensor", "2")
     assert more.returncode == 0, more.stderr
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     steps = [record["step"] for record in map(json.loads, lines) if record["kind"] == "step"]
@@ -64,14 +63,14 @@ def test_an_exception_on_one_rank_ends_all_with_a_line_that_names_it(
 ) -> None:
     (tmp_path / "broken.py").write_text(HOOK)
     options = ("switch_tiny", "--data", str(text_folder), "--out", "run", *SMALL)
-    done = torchrun(tmp_path, text_folder, *options, "--hook", "broken:factory")
+    done = torchrun(tmp_path, *options, "--hook", "broken:factory")
     assert done.returncode != 0
     assert "error: rank 0: RuntimeError: the tracker broke" in done.stderr
 
 
 @pytest.mark.slow
 def test_a_layout_that_does_not_fit_is_one_line(tmp_path: Path, text_folder: Path) -> None:
-    done = torchrun(tmp_path, text_folder, "switch_tiny", "--parallel.expert", "4")
+    done = torchrun(tmp_path, "switch_tiny", "--parallel.expert", "4")
     assert done.returncode != 0
     line = "error: parallel.expert = 4: must be one of 1, 2 with 2 ranks; or start 4 of them"
     assert done.stderr.count(line) == 1
