@@ -28,6 +28,7 @@ from turnout.objectives import LanguageObjective
 from turnout.objectives import build as build_objective
 from turnout.parallel.mesh import Meshes
 from turnout.parallel.ranks import ManyRanks
+from turnout.parallel.shards import Cut, Shard
 from turnout.train.counts import Counts
 
 ROWS = 8
@@ -65,7 +66,6 @@ class Case:
     losses: LossConfig = field(default_factory=LossConfig)
     lengths: tuple[int, ...] = LENGTHS
     parts: int = 1
-    dtype: torch.dtype = torch.float32
     recompute: bool = False
     labels: tuple[int, ...] | None = None
     trimmed: bool = False
@@ -95,7 +95,7 @@ def _trimmed(batch: Batch) -> Batch:
 
 def whole_model(case: Case) -> Model:
     """As every rank has it before it is laid out."""
-    model = build(case.model, dtype=case.dtype, recompute=case.recompute)
+    model = build(case.model, recompute=case.recompute)
     model.init_weights(3)
     with torch.no_grad():
         for name, param in model.named_parameters():
@@ -174,7 +174,7 @@ class Both:
         shard = self.ranks.layout.shards[name]
         if not shard.owned:
             return None
-        return shard.gather(torch.zeros(shard.block[1]) if block is None else block)
+        return gathered(shard, torch.zeros(shard.block[1]) if block is None else block)
 
 
 def _add(found: dict[str, float], terms: dict[str, Any], total: Tensor) -> None:
@@ -186,3 +186,26 @@ def error(found: Tensor, expected: Tensor) -> float:
     """The largest difference, as a share of the largest entry expected."""
     largest = float(expected.abs().max())
     return float((found - expected).abs().max()) / largest if largest else float(found.abs().max())
+
+
+def gathered(shard: Shard, block: Tensor) -> Tensor:
+    """The whole tensor from the ranks' blocks; all ranks of the cuts call it."""
+    sizes = [list(shard.shape)]
+    for cut in shard.cuts:
+        sizes.append(list(sizes[-1]))
+        sizes[-1][cut.dim] = cut.span(sizes[-1][cut.dim])[1]
+    for cut, outer in zip(reversed(shard.cuts), reversed(sizes[:-1]), strict=True):
+        block = _joined(block, cut, outer[cut.dim])
+    return block
+
+
+def _joined(block: Tensor, cut: Cut, size: int) -> Tensor:
+    """The parts of one dimension, one behind the other; the last may be shorter or empty."""
+    each = -(-size // cut.parts)
+    shape = list(block.shape)
+    shape[cut.dim] = each
+    padded = block.new_zeros(shape)
+    padded.narrow(cut.dim, 0, block.shape[cut.dim]).copy_(block)
+    parts = [torch.empty_like(padded) for _ in range(cut.parts)]
+    dist.all_gather(parts, padded, group=cut.group)
+    return torch.cat(parts, dim=cut.dim).narrow(cut.dim, 0, size)

@@ -14,6 +14,7 @@ from tests.train.conftest import tiny_run as tiny_run  # a fixture, used by its 
 from turnout.checkpoint import folders
 from turnout.checkpoint.read import load
 from turnout.config.guards import GuardConfig
+from turnout.config.losses import LossConfig, Scope
 from turnout.config.optimizers import AdafactorConfig, AdamWConfig
 from turnout.config.parallel import ParallelPlan
 from turnout.config.train import RunConfig
@@ -60,6 +61,24 @@ def test_a_run_is_that_of_one_process(
         if key != "control":
             assert one.meta[key] == many.meta[key], key
     assert one.meta["control"]["batch"] == many.meta["control"]["batch"]
+
+
+@pytest.mark.parametrize("scope", ["batch", "previous"])
+def test_losses_over_the_batch_are_those_of_one_process(
+    ranks: Ranks, plain_run: RunConfig, tmp_path: Path, scope: Scope
+) -> None:
+    # Two micro-batches: a counting pass, or the sums of the step before, of all ranks' rows.
+    losses = LossConfig(balance=0.5, importance=0.1, scope=scope)
+    train = replace(plain_run.train, steps=3, expert_gradient="inverse_sqrt")
+    config = replace(plain_run, losses=losses, train=train)
+    watch = training.Watch()
+    alone = Trainer.of(open_session(config), None, [watch]).run()
+    laid_out = laid(config, P(expert=2))
+    found = ranks(2).run(training.train, laid_out, tmp_path / "many", str(tmp_path))
+    for one in found:
+        assert one["losses"] == pytest.approx(watch.losses, rel=1e-5)
+        assert one["norms"] == pytest.approx(watch.norms, rel=1e-4)
+        assert one["loss"] == pytest.approx(alone.loss, rel=1e-5)
 
 
 LAYOUTS = {  # data, expert, tensor

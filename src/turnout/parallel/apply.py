@@ -104,7 +104,7 @@ def _shard(old: nn.Parameter, new: nn.Parameter, blocks: Blocks) -> Shard:
     return Shard(
         shape=blocks.shape.get(old, tuple(old.shape)),
         cuts=cuts,
-        writes=all(mesh.get_local_rank(axis) == 0 for axis in others),
+        counts=all(mesh.get_local_rank(axis) == 0 for axis in others),
         owned=blocks.owned.get(old, True),
         partial=mesh.get_group("tensor") if old in blocks.partial else None,
     )

@@ -1,4 +1,4 @@
-"""Which block of each whole weight a rank holds, and how blocks become whole tensors again."""
+"""Which block of each whole weight a rank holds, and what follows from it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,15 +45,15 @@ class Shard:
     Attributes:
         shape: of the whole weight.
         cuts: outer ones first; a later one cuts what an earlier one left.
-        writes: whether this rank is the first of those that hold the block: it saves, and counts
-            the block in the gradient's norm.
+        counts: whether this rank is the first of those that hold the block, and so the one that
+            counts it in the norm of the gradient.
         owned: False where this rank holds zeros in the place of a weight that another one adds.
         partial: the ranks over which gradients are still to be summed, or None.
     """
 
     shape: tuple[int, ...]
     cuts: tuple[Cut, ...] = ()
-    writes: bool = True
+    counts: bool = True
     owned: bool = True
     partial: ProcessGroup | None = None
 
@@ -65,23 +65,6 @@ class Shard:
             start, shape[cut.dim] = cut.span(shape[cut.dim])
             offset[cut.dim] += start
         return tuple(offset), tuple(shape)
-
-    def of(self, whole: Tensor) -> Tensor:
-        """This rank's block of a whole tensor, a view; zeros where another rank adds it."""
-        offset, shape = self.block
-        for dim, (start, length) in enumerate(zip(offset, shape, strict=True)):
-            whole = whole.narrow(dim, start, length)
-        return whole if self.owned else torch.zeros_like(whole)
-
-    def gather(self, block: Tensor) -> Tensor:
-        """The whole tensor from the ranks' blocks; all ranks of the cuts call it."""
-        sizes = [list(self.shape)]
-        for cut in self.cuts:
-            sizes.append(list(sizes[-1]))
-            sizes[-1][cut.dim] = cut.span(sizes[-1][cut.dim])[1]
-        for cut, outer in zip(reversed(self.cuts), reversed(sizes[:-1]), strict=True):
-            block = _joined(block, cut, outer[cut.dim])
-        return block
 
     def without(self, dim: int) -> "Shard":
         """That of a tensor which lacks a dimension of the weight, such as its means."""
@@ -104,18 +87,6 @@ class Layout:
     """The shard of every weight, by name, in the order of the model's parameters."""
 
     shards: Mapping[str, Shard]
-
-
-def _joined(block: Tensor, cut: Cut, size: int) -> Tensor:
-    """The parts of one dimension, one behind the other; the last may be shorter or empty."""
-    each = -(-size // cut.parts)
-    shape = list(block.shape)
-    shape[cut.dim] = each
-    padded = block.new_zeros(shape)
-    padded.narrow(cut.dim, 0, block.shape[cut.dim]).copy_(block)
-    parts = [torch.empty_like(padded) for _ in range(cut.parts)]
-    dist.all_gather(parts, padded, group=cut.group)
-    return torch.cat(parts, dim=cut.dim).narrow(cut.dim, 0, size)
 
 
 @singledispatch
@@ -151,5 +122,5 @@ def squared_norm(tensors: Sequence[tuple[Tensor, Shard]]) -> Tensor:
     Returns:
         A float64 scalar; over all ranks they add up.
     """
-    parts = [t.double().square().sum() for t, shard in tensors if shard.writes and shard.owned]
+    parts = [t.double().square().sum() for t, shard in tensors if shard.counts and shard.owned]
     return torch.stack(parts).sum() if parts else torch.zeros((), dtype=torch.float64)
