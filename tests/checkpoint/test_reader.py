@@ -115,7 +115,7 @@ def test_every_file_is_hashed_by_one_of_the_ranks(
 ) -> None:
     _four(tmp_path)
     hashed: list[str] = []
-    monkeypatch.setattr(Reader, "_hashed", lambda self, name, *_: hashed.append(name))
+    monkeypatch.setattr(Reader, "_hashed", lambda self, path, name, progress: hashed.append(name))
     fine(on_ranks(3, lambda ranks: Reader(tmp_path).check_together(ranks)))
     assert sorted(hashed) == sorted(Reader(tmp_path).index.shards)
 

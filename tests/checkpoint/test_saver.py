@@ -2,6 +2,7 @@
 
 import errno
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -266,6 +267,26 @@ def test_ranks_without_a_shared_folder_are_told(tmp_path: Path) -> None:
 
     results = on_ranks(2, work)
     assert all("all processes must write to one shared folder" in str(r) for r in results)
+
+
+def test_a_line_apart_is_not_disturbed(tmp_path: Path) -> None:
+    """Ranks save in the background while they speak of something else, each at its own pace."""
+
+    def work(ranks: Ranks) -> list[str]:
+        own, heard = Saver(ranks.apart(), background=True), []
+        for step in range(3):
+            own.save(tmp_path / str(step), held(ranks, W + step), {})
+            for number in range(4):
+                time.sleep(0.002 * ranks.rank)
+                said = f"{step}.{number}"
+                heard.append(ranks.consult(lambda said=said: said, lambda texts: texts))
+        own.wait()
+        return heard
+
+    expected = [f"{step}.{number}" for step in range(3) for number in range(4)]
+    assert fine(on_ranks(3, work)) == [expected] * 3
+    for step in range(3):
+        assert torch.equal(load(tmp_path / str(step)).tensors["w"], W + step)
 
 
 class Killed(BaseException):

@@ -39,6 +39,9 @@ sys.exit(code)
         ("data", "fetch", "--help"),
         ("report", "--help"),
         ("doctor", "--help"),
+        ("checkpoint",),
+        ("checkpoint", "inspect", "--help"),
+        ("checkpoint", "inspect", "nowhere"),
     ],
 )
 def test_no_torch_is_imported(arguments: tuple[str, ...]) -> None:

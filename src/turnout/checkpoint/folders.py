@@ -4,20 +4,21 @@ import re
 import shutil
 from pathlib import Path
 
-from turnout.checkpoint.format import INDEX, CheckpointError
+from turnout.checkpoint.index import INDEX, CheckpointError
 
+CHECKPOINTS = "checkpoints"  # in a run's folder
 _STEP = re.compile(r"step-(\d{8,})")
 
 
 def step_folder(run: Path, step: int) -> Path:
     """Where the checkpoint after ``step`` optimiser steps lies."""
-    return Path(run) / "checkpoints" / f"step-{step:08d}"
+    return Path(run) / CHECKPOINTS / f"step-{step:08d}"
 
 
 def saved_steps(run: Path) -> list[tuple[int, Path]]:
     """Complete checkpoints of a run, oldest first; a folder without an index is none."""
     found = []
-    for folder in (Path(run) / "checkpoints").glob("step-*"):
+    for folder in (Path(run) / CHECKPOINTS).glob("step-*"):
         name = _STEP.fullmatch(folder.name)
         if name and (folder / INDEX).is_file():
             found.append((int(name.group(1)), folder))

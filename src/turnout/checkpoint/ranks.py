@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import final
 
 from torch.distributed import DistStoreError
-from torch.distributed.distributed_c10d import Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from turnout.checkpoint.index import CheckpointError
 from turnout.config.errors import UserError
@@ -48,6 +48,13 @@ class Ranks(ABC):
             CheckpointError: the work of a rank or the judge failed, or a rank did not answer.
         """
 
+    @abstractmethod
+    def apart(self) -> "Ranks":
+        """The same processes on a line of their own, for another thread.
+
+        All ranks call it in the same order.
+        """
+
 
 @final
 class Alone(Ranks):
@@ -63,6 +70,9 @@ class Alone(Ranks):
 
     def consult(self, work: Callable[[], str], judge: Judge) -> str:
         return judge([work()])[0]
+
+    def apart(self) -> Ranks:
+        return self
 
 
 @final
@@ -80,7 +90,7 @@ class OverStore(Ranks):
     def __init__(self, store: Store, rank: int, size: int, timeout: timedelta = TIMEOUT) -> None:
         self._store, self._rank, self._size = store, rank, size
         self._timeout = timeout
-        self._count = 0
+        self._count = self._lines = 0
 
     @property
     def rank(self) -> int:
@@ -110,6 +120,11 @@ class OverStore(Ranks):
         if own is not None and not isinstance(own, OSError | UserError):
             raise own
         raise CheckpointError(answer["failed"]) from own
+
+    def apart(self) -> Ranks:
+        self._lines += 1
+        store = PrefixStore(f"line/{self._lines}", self._store.clone())  # type: ignore[attr-defined]
+        return OverStore(store, self._rank, self._size, self._timeout)
 
     def _answer(self, name: str, judge: Judge) -> None:
         try:

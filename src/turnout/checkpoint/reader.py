@@ -48,7 +48,13 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self.index = load_index(self.folder)
+        self._whole: set[str] = set()
         self._headers: dict[str, dict[str, TensorPlace]] = {}
+        # By shard: the pieces in it, each with the tensor that it belongs to.
+        self._pieces: dict[str, list[tuple[str, PieceEntry]]] = {}
+        for tensor, content in self.index.tensors.items():
+            for piece in content.pieces:
+                self._pieces.setdefault(piece.shard, []).append((tensor, piece))
         for name in self.index.shards:
             if Path(name).name != name:
                 raise CheckpointError(
@@ -67,15 +73,26 @@ class Reader:
             self._present(name, entry)
         for number, tensor in enumerate(self.index.tensors):
             if number % of == share:
-                self._covered(tensor)
-        pieces: dict[str, list[tuple[PieceEntry, TensorEntry]]] = {}
-        for content in self.index.tensors.values():
-            for piece in content.pieces:
-                pieces.setdefault(piece.shard, []).append((piece, content))
-        for number, (name, entry) in enumerate(self.index.shards.items()):
+                self.check_tensor(tensor)
+        for number, name in enumerate(self.index.shards):
             if number % of == share:
-                self._hashed(name, entry, progress)
-                self._described(name, pieces.get(name, []))
+                self.check_file(name, progress)
+
+    def check_file(self, name: str, progress: Progress | None = None) -> None:
+        """Read a whole shard, and compare with the index.
+
+        Raises:
+            CheckpointError: one line that names the file, and the tensor where that can be told.
+        """
+        self._hashed(self._present(name, self.index.shards[name]), name, progress)
+        for tensor, piece in self._pieces.get(name, []):
+            self._place(piece, self.index.tensors[tensor])
+        known = {piece.key for _, piece in self._pieces.get(name, [])}
+        stray = [key for key in self._header(name) if key not in known]
+        if stray:
+            raise CheckpointError(
+                f"{self.folder / name}: tensors the index does not name: {shortened(stray)}"
+            )
 
     def check_together(self, ranks: Ranks, progress: Progress | None = None) -> None:
         """``check`` of the whole by all ranks, each of its share; returns when all are done.
@@ -114,7 +131,7 @@ class Reader:
         Raises:
             CheckpointError: as ``tensor``, or the block does not lie in it.
         """
-        entry = self._covered(name)
+        entry = self.check_tensor(name)
         inside = Block.whole(entry.shape)
         if len(block.shape) != len(inside.shape) or (block.size and block.shared(inside) != block):
             raise CheckpointError(
@@ -142,14 +159,22 @@ class Reader:
             raise CheckpointError(f"{self.folder} holds no tensor {name}")
         return entry
 
-    def _covered(self, name: str) -> TensorEntry:
+    def check_tensor(self, name: str) -> TensorEntry:
+        """What the index says of a tensor, if its pieces fill it once.
+
+        Raises:
+            CheckpointError: they do not, or there is no such tensor.
+        """
         entry = self._entry(name)
+        if name in self._whole:
+            return entry
         fault = fault_of(entry.shape, [piece.block for piece in entry.pieces])
         if fault:
             raise CheckpointError(f"{self.folder}: {name} {fault}")
         for piece in entry.pieces:
             if piece.shard not in self.index.shards:
                 raise CheckpointError(f"{self.folder}: the index names no shard {piece.shard!r}")
+        self._whole.add(name)
         return entry
 
     def _present(self, name: str, entry: ShardEntry) -> Path:
@@ -176,19 +201,8 @@ class Reader:
             )
         return place
 
-    def _described(self, name: str, pieces: list[tuple[PieceEntry, TensorEntry]]) -> None:
-        """Refuses a shard that does not hold what the index says, or more."""
-        for piece, entry in pieces:
-            self._place(piece, entry)
-        known = {piece.key for piece, _ in pieces}
-        stray = [key for key in self._header(name) if key not in known]
-        if stray:
-            raise CheckpointError(
-                f"{self.folder / name}: tensors the index does not name: {shortened(stray)}"
-            )
-
-    def _hashed(self, name: str, entry: ShardEntry, progress: Progress | None) -> None:
-        path, digest = self.folder / name, sha256()
+    def _hashed(self, path: Path, name: str, progress: Progress | None) -> None:
+        entry, digest = self.index.shards[name], sha256()
         for part in _chunks(path, 0, entry.size):
             digest.update(part)
             if progress is not None:
@@ -205,17 +219,16 @@ class Reader:
         except CheckpointError:
             return ", in the file's header"
         start = self.index.shards[name].size - max((p.end for p in places.values()), default=0)
-        known = 0
-        for tensor, entry in self.index.tensors.items():
-            for piece in entry.pieces:
-                if piece.shard != name or piece.crc32 is None or piece.key not in places:
-                    continue
-                place, crc32, known = places[piece.key], 0, known + 1
-                for part in _chunks(self.folder / name, start + place.start, start + place.end):
-                    crc32 = zlib.crc32(part, crc32)
-                if crc32 != piece.crc32:
-                    return f", in {tensor}{piece.block.text() if any(piece.offset) else ''}"
-        return ", in the file's header" if known == len(places) > 0 else ""
+        known = [(tensor, p) for tensor, p in self._pieces.get(name, []) if p.crc32 is not None]
+        for tensor, piece in known:
+            place, crc32 = places.get(piece.key), 0
+            if place is None:
+                return ", in the file's header"
+            for part in _chunks(self.folder / name, start + place.start, start + place.end):
+                crc32 = zlib.crc32(part, crc32)
+            if crc32 != piece.crc32:
+                return f", in {tensor}{piece.block.text() if any(piece.offset) else ''}"
+        return ", in the file's header" if len(known) == len(places) > 0 else ""
 
 
 def _chunks(path: Path, start: int, end: int) -> Iterator[bytes]:

@@ -56,14 +56,18 @@ class Order:
 class Saver:
     """Saves checkpoints, one at a time.
 
+    Attributes:
+        ranks: the processes that save together.
+
     Args:
-        ranks: the processes that save together; by default this one.
+        ranks: by default this one alone; where something else speaks over them meanwhile, a line
+            of their own (``ranks.apart()``).
         background: whether ``save`` returns when the tensors are copied to the host, so that they
             may change, and a thread writes; its failure is raised by the next call of any method.
     """
 
     def __init__(self, ranks: Ranks | None = None, background: bool = False) -> None:
-        self._ranks = Alone() if ranks is None else ranks
+        self.ranks: Ranks = Alone() if ranks is None else ranks
         self._background = background
         self._announced = ""
         self._order: Order | None = None
@@ -146,7 +150,7 @@ class Saver:
 
         # Forgotten first: after a failure all say again what they hold.
         self._announced = ""
-        answer = self._ranks.consult(lambda: message, judge)
+        answer = self.ranks.consult(lambda: message, judge)
         self._announced = said
         if answer == _SAME and self._order is not None:
             return self._order
@@ -180,7 +184,7 @@ class Saver:
                 after()
             return [""] * len(messages)
 
-        self._ranks.consult(work, judge)
+        self.ranks.consult(work, judge)
 
     def _write_quietly(self, *work: Any) -> None:
         try:

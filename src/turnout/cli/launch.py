@@ -12,15 +12,17 @@ from turnout.config.errors import ConfigError, UserError
 
 @dataclass(frozen=True)
 class Launch:
-    """One process of several, or the only one."""
+    """One process of several, or the only one; ``attempt`` counts how often they were restarted."""
 
     rank: int = 0
     size: int = 1
+    attempt: int = 0
 
     @staticmethod
     def of_environment() -> "Launch":
         """As torchrun says; one process where nobody says anything."""
-        return Launch(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        names = ("RANK", "0"), ("WORLD_SIZE", "1"), ("TORCHELASTIC_RESTART_COUNT", "0")
+        return Launch(*(int(os.environ.get(name, default)) for name, default in names))
 
     @property
     def first(self) -> bool:

@@ -53,8 +53,38 @@ def _run(arguments: Sequence[str], launch: Launch) -> int:
         _say(describe(config), launch)
         return 0
     trust_own(config.model.moe)
+    again = _again(launch)
+    if again is not None:
+        return _go_on(config, Run(launch, plan, again, None, options.hook))
     folder = fresh_folder(config, options.out) if launch.first else None
+    if folder is not None and launch.size > 1:
+        from turnout.parallel.launch import remember
+
+        remember(folder)
     return _train(config, Run(launch, plan, folder, None, options.hook))
+
+
+def _again(launch: Launch) -> Path | None:
+    """The folder of a run whose processes torchrun has restarted."""
+    if launch.size == 1 or launch.attempt == 0:
+        return None
+    from turnout.parallel.launch import remembered
+
+    return remembered()
+
+
+def _go_on(config: RunConfig, run: "Run") -> int:
+    """The run that was begun before the restart: from its newest checkpoint, if it has one."""
+    from turnout.checkpoint import folders
+    from turnout.train.session import saved_config
+
+    assert run.folder is not None
+    if not folders.saved_steps(run.folder):
+        return _train(config, run)
+    checkpoint = folders.latest(run.folder)
+    if run.launch.first:
+        print(f"restarted: going on from {checkpoint}", file=sys.stderr)
+    return _train(saved_config(checkpoint), replace(run, checkpoint=checkpoint))
 
 
 def describe(config: RunConfig) -> str:

@@ -63,7 +63,8 @@ class TrainConfig:
     ``1 / sqrt(E)``, as each expert sees one of E shares of the batch (Artetxe et al. 2021,
     2112.10684). ``average`` above 0 keeps an exponential moving average of the weights with that
     decay, which evaluation and generation use. ``recompute`` computes the activations of a block
-    again in the backward pass; ``compile`` compiles each block.
+    again in the backward pass; ``compile`` compiles each block. With ``save_in_background`` the
+    training goes on as soon as what is to be saved is copied, and a thread writes.
     """
 
     steps: int = 1000
@@ -76,6 +77,7 @@ class TrainConfig:
     eval_every: int = 200
     eval_rows: int = 128
     save_every: int = 500
+    save_in_background: bool = False
     recompute: bool = False
     compile: bool = False
     average: float = 0.0

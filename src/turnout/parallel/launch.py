@@ -1,9 +1,11 @@
 """The processes that torchrun started, from its environment to a process group."""
 
 import os
+import sys
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
@@ -13,8 +15,10 @@ from turnout.checkpoint.ranks import OverStore
 from turnout.config.parallel import ParallelPlan
 from turnout.parallel.mesh import Meshes
 from turnout.parallel.ranks import ManyRanks
+from turnout.parallel.watchdog import Watchdog, record_collectives
 
 TIMEOUT = timedelta(minutes=30)
+_FOLDER = "turnout/folder"  # of all attempts
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ def connect(
     attempt has names of its own in it.
     """
     at = Address.of_environment() if address is None else address
+    record_collectives()
     serves = at.serves and rank == 0
     store = TCPStore(at.host, at.port, plan.ranks, is_master=serves, timeout=TIMEOUT)
     own = PrefixStore(f"turnout/{at.attempt}", store)
@@ -64,7 +69,33 @@ def connect(
     )
     # FSDP warns of outputs that somebody may change in place: nothing here does.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
-    # Of its own, for a thread may wait on it.
-    said = TCPStore(at.host, at.port, plan.ranks, is_master=False, timeout=TIMEOUT)
-    told = PrefixStore(f"turnout/{at.attempt}/said", said)
-    return ManyRanks(Meshes.of(plan), group_rows, OverStore(told, rank, plan.ranks))
+    # Of their own, for a thread may wait on them.
+    told = PrefixStore("said", PrefixStore(f"turnout/{at.attempt}", _connected(at)))
+    seen = PrefixStore("seen", PrefixStore(f"turnout/{at.attempt}", _connected(at)))
+    watchdog = Watchdog(seen, rank, plan.ranks, _say).start()
+    messages = OverStore(told, rank, plan.ranks)
+    return ManyRanks(Meshes.of(plan), group_rows, messages, watchdog.stop)
+
+
+def remember(folder: Path) -> None:
+    """Leave word of the run's folder for the processes that torchrun starts if these fail."""
+    at = Address.of_environment()
+    if not at.serves:  # a store of our own ends with us
+        _connected(at).set(_FOLDER, str(folder.absolute()))
+
+
+def remembered() -> Path | None:
+    """The folder of the run that these processes are to go on with."""
+    at = Address.of_environment()
+    store = None if at.serves else _connected(at)
+    if store is None or not store.check([_FOLDER]):
+        return None
+    return Path(store.get(_FOLDER).decode())
+
+
+def _connected(at: Address) -> TCPStore:
+    return TCPStore(at.host, at.port, is_master=False, timeout=TIMEOUT)
+
+
+def _say(line: str) -> None:
+    print(f"watchdog: {line}", file=sys.stderr, flush=True)

@@ -33,13 +33,21 @@ class ManyRanks(Ranks):
     Args:
         group_rows: rows of a routing group, which stay on one rank.
         messages: how they speak of what is rare.
+        leave: is called when this rank leaves the others.
     """
 
-    def __init__(self, meshes: Meshes, group_rows: int, messages: checkpoint.Ranks) -> None:
+    def __init__(
+        self,
+        meshes: Meshes,
+        group_rows: int,
+        messages: checkpoint.Ranks,
+        leave: Callable[[], None] = lambda: None,
+    ) -> None:
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
         self.batch_rank = meshes.batch_rank
         self.messages = messages
+        self._leave = leave
         self._meshes = meshes
         self._group_rows = group_rows
         # Ranks of one tensor axis read the same rows: the first of them counts.
@@ -152,6 +160,7 @@ class ManyRanks(Ranks):
 
     def close(self) -> None:
         dist.barrier()
+        self._leave()
         dist.destroy_process_group()
 
     def _added(self, values: Tensor) -> Tensor:

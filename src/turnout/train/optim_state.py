@@ -10,7 +10,7 @@ from turnout.checkpoint.format import CheckpointError
 from turnout.checkpoint.read import shortened
 
 Scalars = dict[str, dict[str, float]]
-_STEP = "step"  # AdamW keeps this count as a tensor, Adafactor as an integer
+_STEP = "step"  # AdamW keeps this count as a tensor, Adafactor as an integer, SGD not at all
 
 
 def export_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], Scalars]:
@@ -21,7 +21,7 @@ def export_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], Scalars]:
         if param not in optimizer.state:
             continue
         state = optimizer.state[param]
-        scalars[name] = {_STEP: float(state[_STEP])}
+        scalars[name] = {_STEP: float(state[_STEP])} if _STEP in state else {}
         tensors |= {f"{name}.{key}": value for key, value in state.items() if key != _STEP}
     return tensors, scalars
 

@@ -15,12 +15,16 @@ from turnout.train.state import TrainState, export
 KEEP_CHECKPOINTS = 2
 
 
-def save_state(run: Path, state: TrainState, config: RunConfig, data: Data) -> Path | None:
+def save_state(
+    run: Path, state: TrainState, config: RunConfig, data: Data, saver: Saver | None = None
+) -> Path | None:
     """Write the checkpoint of this step, and prune the run to its newest two and its best.
 
     Args:
         run: the run's folder.
         data: what the run is trained on; its tokenizer is kept in the run's folder.
+        saver: of the state's ranks; one that works in the background may still be writing when
+            this returns.
 
     All ranks call it, each with its state.
 
@@ -40,7 +44,8 @@ def save_state(run: Path, state: TrainState, config: RunConfig, data: Data) -> P
         folders.prune(run, KEEP_CHECKPOINTS, None if best is None else best.step)
 
     first(state.ranks, lambda: _prepared(folder, data, run))
-    Saver(state.ranks.messages).save(folder, parts, {**meta, **source}, {CARD: card}, kept)
+    saver = Saver(state.ranks.messages) if saver is None else saver
+    saver.save(folder, parts, {**meta, **source}, {CARD: card}, kept)
     return folder
 
 

@@ -163,12 +163,12 @@ def resume(state: TrainState, run: RunConfig, folder: Path) -> None:
     reader = Reader(folder)
     reader.check_together(state.ranks.messages)
     meta = reader.index.meta
-    _fill_model(state, reader)
     saved = meta["optimizer"]
     if saved["kind"] != run.optimizer.kind:
         raise CheckpointError(
             f"optimizer = {run.optimizer.kind!r}: must be {saved['kind']!r}, which wrote {folder}"
         )
+    _fill_model(state, reader)
     restore_state(
         state.optimizer,
         _blocks(state, reader, _OPTIMIZER),

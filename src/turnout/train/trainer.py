@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from signal import Signals
 
 from turnout.checkpoint import folders
+from turnout.checkpoint.saver import Saver
 from turnout.config.errors import UserError
 from turnout.config.train import RunConfig
 from turnout.data.batch import Batch
@@ -22,6 +24,7 @@ from turnout.train.hooks.base import End, Hook, Start
 from turnout.train.hooks.metrics import METRICS, MetricsWriter
 from turnout.train.ranks import Ranks, told
 from turnout.train.report import Evaluation, Event, EventName, StepReport
+from turnout.train.saves import Saves
 from turnout.train.saving import save_state
 from turnout.train.session import Session
 from turnout.train.state import TrainState, resume
@@ -123,7 +126,14 @@ class Trainer:
                 evaluation = self._evaluate(validation)
             if self._is_due(evaluation, last) and not self._save():
                 self._roll_back("the weights are no longer finite")
+        self.saves.settle()
         return evaluation or self._evaluate(validation)
+
+    @cached_property
+    def saves(self) -> Saves:
+        """The checkpoints that are being written."""
+        saver = Saver(self.ranks.messages.apart(), self.config.train.save_in_background)
+        return Saves(saver, self.hooks)
 
     @property
     def ranks(self) -> Ranks:
@@ -139,6 +149,7 @@ class Trainer:
         batches: list[Batch] = []
 
         def work() -> list[float]:
+            self.saves.look()
             batches.extend(self.ranks.share(self.data.micro_batches(self.state.control.batch)))
             return Counts.numbers(self.objective, batches)
 
@@ -202,13 +213,13 @@ class Trainer:
 
     def _save(self) -> bool:
         """Save unless this step is saved already; False if the weights are not fit to be."""
+        self.saves.settle()
         if self.folder is None or self._checkpoint_here() is not None:
             return True
-        folder = save_state(self.folder, self.state, self.config, self.data)
+        folder = save_state(self.folder, self.state, self.config, self.data, self.saves.saver)
         if folder is None:
             return False
-        for hook in self.hooks:
-            hook.on_save(self.state.step, folder)
+        self.saves.begun(self.state.step, folder)
         return True
 
     def _roll_back(self, reason: str) -> None:
@@ -217,6 +228,7 @@ class Trainer:
         Raises:
             UserError: there is no checkpoint, or the run went back too often.
         """
+        self.saves.settle()
         state, most = self.state, self.config.guards.max_rollbacks
         checkpoint, control = self._last_checkpoint(), self.state.control
         advice = "lower optimizer.learning_rate, or look at the data"
@@ -237,6 +249,7 @@ class Trainer:
 
     def _interrupted(self, number: Signals, rank: int) -> Interrupted:
         self._save()
+        self.saves.settle()
         where = f" (to rank {rank})" if self.ranks.size > 1 else ""
         self._say("interrupt", f"{number.name}{where}; the state is saved")
         return Interrupted(number, self.state.step, self._checkpoint_here())
