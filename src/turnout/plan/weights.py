@@ -1,0 +1,264 @@
+"""The weights of a model as the tensors it holds, and what a rank of a layout has of each.
+
+A layer's weights are one unit of sharding: they are gathered together. Layers that are alike are
+one unit that comes several times. Axes: E experts, D width, F hidden width, V vocabulary, H heads.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import singledispatch
+from math import prod
+from typing import Literal
+
+from turnout.config.attention import Attention, AttentionConfig
+from turnout.config.counts import Stack
+from turnout.config.errors import UserError
+from turnout.config.feed_forward import FeedForwardConfig
+from turnout.config.latent_attention import LatentAttention
+from turnout.config.model import ModelConfig
+from turnout.config.moe import MoEConfig
+from turnout.config.parallel import ParallelPlan
+from turnout.config.positions import RelativeBias
+
+Role = Literal["dense", "router", "experts"]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One tensor. ``split`` is the dimension that the ranks of a tensor axis share out."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role = "dense"
+    split: int | None = None
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Weights that are gathered together, in ``repeat`` layers; those of experts are a unit of
+    their own, over other ranks."""
+
+    name: str
+    weights: tuple[Weight, ...]
+    repeat: int = 1
+
+    @property
+    def experts(self) -> bool:
+        return self.weights[0].role == "experts"
+
+    @property
+    def size(self) -> int:
+        """Parameters of one of the layers."""
+        return sum(weight.size for weight in self.weights)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A weight as a rank holds it: ``local`` is what its tensor and expert ranks leave of the
+    shape, ``rows`` of whose dimension ``dim`` the first rank keeps."""
+
+    weight: Weight
+    local: tuple[int, ...]
+    dim: int
+    shards: int
+
+    @property
+    def whole(self) -> int:
+        """Entries once gathered, with what pads the last shards."""
+        return self.kept * self.shards
+
+    @property
+    def kept(self) -> int:
+        """Entries of the first shard, the largest; all ranks allot as much."""
+        return prod(self.shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the first shard."""
+        rows = -(-self.local[self.dim] // self.shards)
+        return (*self.local[: self.dim], rows, *self.local[self.dim + 1 :])
+
+    def rows_of(self, shard: int) -> int:
+        """Rows of dimension ``dim`` that a shard really has: the last ones may have fewer."""
+        rows = -(-self.local[self.dim] // self.shards)
+        return max(0, min(rows, self.local[self.dim] - shard * rows))
+
+
+def held(weight: Weight, plan: ParallelPlan) -> Held:
+    """What one rank has: experts are dealt over the expert axis, then sharded along their second
+    dimension; other weights along their first (torch's FSDP)."""
+    local = list(weight.shape)
+    if weight.split is not None:
+        local[weight.split] //= plan.tensor
+    if weight.role == "experts":
+        local[0] //= plan.expert
+        return Held(weight, tuple(local), 1, plan.expert_fsdp)
+    return Held(weight, tuple(local), 0, plan.dense_shards)
+
+
+def units(model: ModelConfig) -> tuple[Unit, ...]:
+    """All weights: the layers of each stack, their experts, and what stands around the layers."""
+    table = (model.vocab_size, model.d_model)
+    root = [Weight("embedding", table)]
+    if not model.tied:
+        root.append(Weight("head", table))
+    found: list[Unit] = []
+    for stack in model.stacks():
+        found += _layers(stack)
+        root += _norm("norms", stack)
+        root += _tables(stack, per_layer=False)
+    return (*found, Unit("root", tuple(root)))
+
+
+def _layers(stack: Stack) -> list[Unit]:
+    """The stack's layers, those that are alike as one."""
+    sparse = dict(zip(stack.sparse_layers, stack.sparse, strict=True))
+    kinds = Counter(sparse.get(layer) for layer in range(stack.num_layers))
+    found = []
+    for moe, repeat in kinds.items():
+        kind = "dense layer" if moe is None else "sparse layer"
+        name = f"{stack.name} {kind}"
+        found.append(Unit(name, tuple(_layer(stack, moe)), repeat))
+        found += [Unit(f"{name}: {part}", tuple(of), repeat) for part, of in _experts(stack, moe)]
+    return found
+
+
+def _layer(stack: Stack, moe: MoEConfig | None) -> Iterator[Weight]:
+    """Everything of a layer but its experts."""
+    projecting = moe is not None and moe.in_attention
+    yield from _norm("norms", stack)
+    yield from _projections(stack.attention, stack.d_model, projecting)
+    yield from _tables(stack, per_layer=True)
+    if stack.cross:
+        yield from _norm("norms", stack)
+        yield from _projections(stack.attention, stack.d_model, False)
+    yield from _norm("norms", stack)
+    if moe is None or not moe.in_feed_forward:
+        yield from _network("feed_forward", stack.feed_forward, stack.d_model)
+    if moe is not None:
+        yield from _beside_experts(stack, moe)
+
+
+def _beside_experts(stack: Stack, moe: MoEConfig) -> Iterator[Weight]:
+    """Routers, shared experts and the extra network."""
+    routers = moe.in_feed_forward + 2 * moe.in_attention
+    for _ in range(routers):
+        yield from _router(moe, stack.d_model)
+    if not moe.in_feed_forward:
+        return
+    shared = moe.shared_ffn(stack.feed_forward)
+    if shared is not None:
+        yield from _network("shared_experts", shared, stack.d_model)
+        if moe.shared_gate:
+            yield Weight("shared_experts", (1, stack.d_model))
+    if moe.extra_ffn:
+        yield from _norm("extra_ffn", stack)
+        yield from _network("extra_ffn", stack.feed_forward, stack.d_model)
+
+
+def _router(moe: MoEConfig, d_model: int) -> Iterator[Weight]:
+    """One matrix, and a vector of what is left, such as a bias."""
+    rows, rest = divmod(moe.router.num_params(d_model, moe.num_experts), d_model)
+    if rows:
+        yield Weight("router", (rows, d_model), "router")
+    if rest:
+        yield Weight("router", (rest,), "router")
+
+
+def _experts(stack: Stack, moe: MoEConfig | None) -> Iterator[tuple[str, list[Weight]]]:
+    """The stacked networks [E ..], and those that project in attention."""
+    if moe is None:
+        return
+    number, width = moe.num_experts, stack.d_model
+    if moe.in_feed_forward:
+        config = moe.expert_ffn(stack.feed_forward)
+        # Matrices of stacked experts are [inputs, outputs], those of dense networks the reverse.
+        yield (
+            "experts",
+            [
+                replace(
+                    weight,
+                    shape=(number, *reversed(weight.shape)),
+                    role="experts",
+                    split=None if weight.split is None else len(weight.shape) - weight.split,
+                )
+                for weight in _network("experts", config, width)
+            ],
+        )
+    if moe.in_attention:
+        attention = stack.attention
+        assert isinstance(attention, AttentionConfig)
+        for part, out in (("queries", attention.q_width), ("keys", attention.kv_width)):
+            yield part, [Weight("experts", (number, width, out), "experts")]
+
+
+def _norm(name: str, stack: Stack) -> Iterator[Weight]:
+    for _ in range(stack.norm_params // stack.d_model):
+        yield Weight(name, (stack.d_model,))
+
+
+def _tables(stack: Stack, *, per_layer: bool) -> Iterator[Weight]:
+    """The learned bias by distance: one a stack, or one a layer."""
+    positions = stack.positions
+    if positions.kind != RelativeBias.kind:
+        return
+    assert isinstance(positions, RelativeBias)
+    if positions.per_layer == per_layer:
+        yield Weight("positions", (positions.num_buckets, stack.attention.num_heads), split=1)
+
+
+def _network(name: str, config: FeedForwardConfig, width: int) -> Iterator[Weight]:
+    into = 2 if config.gated else 1
+    for _ in range(into):
+        yield Weight(name, (config.d_ff, width), split=0)
+    yield Weight(name, (width, config.d_ff), split=1)
+    if config.bias:
+        for _ in range(into):
+            yield Weight(name, (config.d_ff,), split=0)
+        yield Weight(name, (width,))
+    if config.hidden_bias != "none":
+        yield Weight(name, (config.d_ff,), split=0)
+
+
+@singledispatch
+def _projections(attention: Attention, width: int, projecting: bool) -> Iterator[Weight]:
+    """Attention's own matrices and vectors; fewer where experts are ``projecting``."""
+    raise UserError(f"model.attention = {attention!r}: no such attention")
+
+
+@_projections.register
+def _(attention: AttentionConfig, width: int, projecting: bool) -> Iterator[Weight]:
+    q, kv = attention.q_width, attention.kv_width
+    if not projecting:
+        for out in (q, kv, kv):
+            yield Weight("attention", (out, width), split=0)
+            if attention.bias != "none":
+                yield Weight("attention", (out,), split=0)
+    yield Weight("attention", (width, q), split=1)
+    if attention.bias == "all" and not projecting:
+        yield Weight("attention", (width,))
+    norms = {"none": (), "head": (attention.head_dim,) * 2, "full": (q, kv)}[attention.qk_norm]
+    for size in norms:
+        yield Weight("attention", (size,), split=0 if attention.qk_norm == "full" else None)
+    if attention.sinks:
+        yield Weight("attention", (attention.num_heads,), split=0)
+
+
+@_projections.register
+def _(attention: LatentAttention, width: int, projecting: bool) -> Iterator[Weight]:
+    rank = attention.q_lora_rank
+    if rank is not None:
+        yield Weight("attention", (rank, width))
+        yield Weight("attention", (rank,))
+    yield Weight("attention", (attention.q_width, width if rank is None else rank), split=0)
+    down = attention.kv_lora_rank + attention.qk_rope_head_dim
+    yield Weight("attention", (down, width))
+    yield Weight("attention", (attention.kv_lora_rank,))
+    up = attention.num_heads * (attention.qk_nope_head_dim + attention.v_head_dim)
+    yield Weight("attention", (up, attention.kv_lora_rank), split=0)
+    yield Weight("attention", (width, attention.v_width), split=1)
