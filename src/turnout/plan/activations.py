@@ -14,9 +14,8 @@ from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.latent_attention import LatentAttention
 from turnout.config.moe import MoEConfig
 from turnout.config.positions import RelativeBias, Rotary
-from turnout.plan.work import FLOAT, Load, StackWork, Work, routed
+from turnout.plan.work import FLOAT, INDEX, Load, StackWork, Work, routed
 
-INDEX = 8  # bytes of an int64
 CHUNK = 1 << 23  # logits that the head makes at a time
 
 
@@ -55,14 +54,21 @@ def activations(work: Work, load: Load) -> Activations:
     With recomputation that is the input of every layer; see ``recomputed`` for what one layer
     takes beside that.
     """
+    if not work.config.train.recompute:
+        return made(work, load)
+    found = _around(work)
+    for part in work.stacks:
+        rows = _rows(work, part, part.stack.d_model) // work.spread
+        found += Activations(inputs=rows).times(part.stack.num_layers)
+    return found
+
+
+def made(work: Work, load: Load) -> Activations:
+    """All that is made for a backward pass, kept or not."""
     found = _around(work)
     for part in work.stacks:
         for moe, count in layers(part):
-            if work.config.train.recompute:
-                kept = Activations(inputs=part.tokens // work.spread * _width(part) * work.entry)
-            else:
-                kept = _layer(work, part, moe, load)
-            found += kept.times(count)
+            found += _layer(work, part, moe, load).times(count)
     return found
 
 
@@ -81,10 +87,6 @@ def layers(part: StackWork) -> list[tuple[MoEConfig | None, int]]:
         kinds[moe] = kinds.get(moe, 0) + 1
     dense = part.stack.num_layers - len(part.stack.sparse)
     return [*kinds.items(), *([(None, dense)] if dense else [])]
-
-
-def _width(part: StackWork) -> int:
-    return part.stack.d_model
 
 
 def _layer(work: Work, part: StackWork, moe: MoEConfig | None, load: Load) -> Activations:
@@ -149,7 +151,7 @@ def _sparse(work: Work, part: StackWork, moe: MoEConfig, load: Load) -> Activati
     expert = moe.expert_ffn(stack.feed_forward)
     hidden = _hidden(expert, moe.expert_dropout > 0) * (expert.d_ff // work.plan.tensor)
     returned = candidates * stack.d_model * work.entry
-    arrived = rows * (stack.d_model * work.entry + (INDEX if work.plan.expert > 1 else 0))
+    arrived = rows * (stack.d_model * work.entry + (2 * INDEX if work.plan.expert > 1 else 0))
     return Activations(
         experts=rows * hidden * work.entry,
         dispatch=arrived + returned,
@@ -170,12 +172,13 @@ def _router(tokens: int, candidates: int, moe: MoEConfig, width: int) -> int:
 def _self_attention(work: Work, part: StackWork, moe: MoEConfig | None) -> Activations:
     stack = part.stack
     found = _norm(work, part, kept=moe is None or not moe.in_attention)
-    learned = stack.positions.kind == RelativeBias.kind
+    positions = stack.positions
+    learned = positions.kind == RelativeBias.kind
     rotated = stack.positions.kind == Rotary.kind
     plain = learned or bool(work.config.model.dropout)
     kernel = _Kernel(part.length, part.length, plain, rotated)
     found += Activations(attention=_attention(stack.attention, work, part, part, kernel))
-    if learned and _per_layer(part):
+    if learned and positions.num_params(2, 1) > positions.num_params(1, 1):  # a table a layer
         found += Activations(attention=part.length * part.length * INDEX)
     if moe is not None and moe.in_attention:
         candidates = part.tokens * moe.router.candidates(moe.num_experts)
@@ -260,10 +263,6 @@ def _mask(work: Work, part: StackWork, kernel: _Kernel) -> int:
     return part.rows * kernel.queries * kernel.keys * work.entry
 
 
-def _per_layer(part: StackWork) -> bool:
-    return bool(getattr(part.stack.positions, "per_layer", False))
-
-
 def _around(work: Work) -> Activations:
     """Embedded ids, the final norms, targets, and the masks and rotations that layers share."""
     found = Activations()
@@ -272,7 +271,7 @@ def _around(work: Work) -> Activations:
         positions = part.stack.positions
         if positions.kind == RelativeBias.kind:
             shared += part.rows * part.length * part.length
-            shared += 0 if _per_layer(part) else part.length * part.length * INDEX
+            shared += part.length * part.length * INDEX
         if positions.kind == Rotary.kind:
             assert isinstance(positions, Rotary)
             turned = positions.rotated(part.stack.attention.rotary_dim)
@@ -285,5 +284,10 @@ def _around(work: Work) -> Activations:
 
 
 def head_buffers(work: Work) -> int:
-    """A chunk of logits in float32 and in the dtype of the computation, forward or backward."""
-    return CHUNK * (FLOAT + work.entry)
+    """The backward pass of the head: a chunk of logits in float32 and in the dtype of the
+    computation, the gradient of the rows, and that of the weight with the part that a chunk adds.
+    """
+    part, model = work.stacks[-1], work.config.model
+    chunk = min(part.tokens * model.vocab_size, max(CHUNK, model.vocab_size))
+    weight = model.vocab_size * model.d_model
+    return (chunk + weight) * (FLOAT + work.entry) + _rows(work, part, model.d_model)

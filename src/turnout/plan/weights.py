@@ -22,6 +22,7 @@ from turnout.config.parallel import ParallelPlan
 from turnout.config.positions import RelativeBias
 
 Role = Literal["dense", "router", "experts"]
+ROOT = "root"  # what stands around the layers
 
 
 @dataclass(frozen=True)
@@ -83,22 +84,58 @@ class Held:
         rows = -(-self.local[self.dim] // self.shards)
         return (*self.local[: self.dim], rows, *self.local[self.dim + 1 :])
 
+    @property
+    def cast(self) -> bool:
+        """Whether products want it in the dtype of the computation: routers and norms are computed
+        in float32, and tables of positions are looked up."""
+        weight = self.weight
+        return len(weight.shape) > 1 and weight.role != "router" and weight.name != "positions"
+
     def rows_of(self, shard: int) -> int:
         """Rows of dimension ``dim`` that a shard really has: the last ones may have fewer."""
         rows = -(-self.local[self.dim] // self.shards)
         return max(0, min(rows, self.local[self.dim] - shard * rows))
 
 
+@dataclass(frozen=True)
+class Gathered:
+    """What one rank holds of weights that are gathered together."""
+
+    unit: Unit
+    parts: tuple[Held, ...]
+
+    @property
+    def apart(self) -> bool:
+        """Whether these are experts, gathered over ranks of their own."""
+        return self.unit.experts
+
+
 def held(weight: Weight, plan: ParallelPlan) -> Held:
-    """What one rank has: experts are dealt over the expert axis, then sharded along their second
-    dimension; other weights along their first (torch's FSDP)."""
+    """What one rank has of a weight: FSDP shards the first dimension. Experts that an axis shares
+    out are sharded by experts where that comes out even, else along the next dimension that does.
+    """
     local = list(weight.shape)
     if weight.split is not None:
         local[weight.split] //= plan.tensor
-    if weight.role == "experts":
-        local[0] //= plan.expert
-        return Held(weight, tuple(local), 1, plan.expert_fsdp)
-    return Held(weight, tuple(local), 0, plan.dense_shards)
+    if weight.role != "experts" or plan.expert == 1:
+        return Held(weight, tuple(local), 0, plan.dense_shards)
+    local[0] //= plan.expert
+    even = (dim for dim, size in enumerate(local) if size % plan.expert_fsdp == 0)
+    return Held(weight, tuple(local), next(even, 0), plan.expert_fsdp)
+
+
+def gathered(units: tuple[Unit, ...], plan: ParallelPlan) -> tuple[Gathered, ...]:
+    """The units as a layout makes them: without an expert axis experts are gathered with their
+    layer."""
+    found: list[Gathered] = []
+    for unit in units:
+        parts = tuple(held(weight, plan) for weight in unit.weights)
+        if unit.experts and plan.expert == 1:
+            layer = found.pop()
+            found.append(replace(layer, parts=layer.parts + parts))
+        else:
+            found.append(Gathered(unit, parts))
+    return tuple(found)
 
 
 def units(model: ModelConfig) -> tuple[Unit, ...]:
@@ -112,7 +149,7 @@ def units(model: ModelConfig) -> tuple[Unit, ...]:
         found += _layers(stack)
         root += _norm("norms", stack)
         root += _tables(stack, per_layer=False)
-    return (*found, Unit("root", tuple(root)))
+    return (*found, Unit(ROOT, tuple(root)))
 
 
 def _layers(stack: Stack) -> list[Unit]:

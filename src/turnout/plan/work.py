@@ -12,9 +12,11 @@ from turnout.config.counts import Stack
 from turnout.config.moe import DocumentGroup, MoEConfig
 from turnout.config.parallel import ParallelPlan
 from turnout.config.train import RunConfig
+from turnout.plan.weights import Gathered, Unit, gathered, units
 
 Load = Literal["balanced", "expected", "worst"]
 FLOAT = 4  # bytes of weights, gradients, optimiser state, norms and routers
+INDEX = 8  # bytes of an int64
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Work:
     config: RunConfig
     plan: ParallelPlan
     stacks: tuple[StackWork, ...]
+    weights: tuple[Gathered, ...]
     entry: int
     wire: int
 
@@ -47,15 +50,22 @@ class Work:
         return self.plan.tensor if self.plan.sequence else 1
 
 
-def work_of(config: RunConfig, plan: ParallelPlan, entry: int) -> Work:
-    """What each rank of ``plan`` computes in a micro-batch; all batch ranks have as many rows."""
+def work_of(config: RunConfig, plan: ParallelPlan, found: tuple[Unit, ...] | None = None) -> Work:
+    """What each rank of ``plan`` computes in a micro-batch; all batch ranks have as many rows.
+
+    Args:
+        plan: with its sizes as numbers.
+        found: the model's ``units``, where many layouts of one model are looked at.
+    """
+    entry = entry_bytes(config)
     rows = config.train.micro_batch_rows // plan.batch_ranks
     stacks = tuple(
         StackWork(stack, rows, length)
         for stack, length in zip(config.model.stacks(), lengths(config.model), strict=True)
     )
     wire = 2 if plan.wire == "bfloat16" else entry
-    return Work(config, plan, stacks, entry, wire)
+    weights = gathered(units(config.model) if found is None else found, plan)
+    return Work(config, plan, stacks, weights, entry, wire)
 
 
 def entry_bytes(config: RunConfig) -> int:

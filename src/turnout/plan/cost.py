@@ -1,0 +1,191 @@
+"""The time of a step by a roofline, and what a budget of tokens takes: days, energy, money.
+
+A part of the computation takes the longer of its arithmetic at the peak of the products and its
+traffic at the bandwidth of the memory. A collective takes the longer of what it sends inside a
+node and what it sends between nodes.
+"""
+
+import math
+from dataclasses import dataclass
+
+from turnout.config.arithmetic import forward_parts
+from turnout.config.flops import Flops
+from turnout.plan.activations import made
+from turnout.plan.communication import Collective, collectives, counting
+from turnout.plan.hardware import Assumptions, Device, Prices
+from turnout.plan.memory import Memory
+from turnout.plan.weights import ROOT
+from turnout.plan.work import Load, Work, routed
+
+UPDATE = 8  # times that an update reads or writes an entry of a weight's size
+PASSES = 3  # forward, and two products of the backward pass
+HEAD_PASSES = 4  # the head makes its logits again
+
+
+@dataclass(frozen=True)
+class Time:
+    """Seconds of one step on the slowest rank.
+
+    ``dense``, ``experts`` and ``head`` are products, ``elementwise`` everything that only moves
+    memory; ``waiting`` is what the others wait for the fullest and the slowest rank; ``exchange``
+    are collectives that nothing hides, ``sharding`` what is not hidden of those of weights.
+    """
+
+    dense: float
+    experts: float
+    head: float
+    elementwise: float
+    update: float
+    waiting: float
+    exchange: float
+    sharding: float
+
+    @property
+    def step(self) -> float:
+        return sum(self.parts().values())
+
+    def parts(self) -> dict[str, float]:
+        """All parts by name; they add up to the step."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a budget of tokens takes; a figure is None where nothing was given to make it from."""
+
+    tokens_a_step: int
+    tokens_a_day: float
+    steps: int | None
+    seconds: float | None
+    kilowatt_hours: float | None
+    cost: float | None
+    utilisation: float
+
+
+def step_time(work: Work, device: Device, assumed: Assumptions, memory: Memory) -> Time:
+    """One step where routers choose evenly at random.
+
+    Args:
+        memory: that of the same layout, for what the optimiser updates.
+    """
+    even, full = (_compute(work, device, assumed, load) for load in ("balanced", "expected"))
+    moved = _bytes_a_second(device, assumed)
+    update = UPDATE * memory.weights / moved
+    slowest = 1 + assumed.jitter * math.sqrt(2 * math.log(max(work.plan.ranks, 1)))
+    computing = sum(even.values())
+    waiting = sum(full.values()) * slowest - computing
+    found = collectives(work, "expected")
+    exchange = sum(_seconds(each, device, assumed) for each in found if not each.hidden)
+    hidden = sum(_seconds(each, device, assumed) for each in found if each.hidden)
+    exposed = max(hidden - assumed.overlap * computing, (1 - assumed.overlap) * hidden)
+    return Time(**even, update=update, waiting=waiting, exchange=exchange, sharding=exposed)
+
+
+def outlook(
+    work: Work, device: Device, time: Time, prices: Prices, budget: float | None
+) -> Outlook:
+    """Days, energy and money of ``budget`` tokens; money only where prices are given."""
+    ranks = work.plan.ranks
+    tokens = tokens_a_step(work)
+    steps = None if budget is None else math.ceil(budget / tokens)
+    seconds = None if steps is None else steps * time.step
+    energy = None
+    cost = None
+    if seconds is not None:
+        energy = ranks * device.power * prices.overhead * seconds / 3.6e6
+        bills = [
+            None if prices.hour is None else prices.hour * ranks * seconds / 3600,
+            None if prices.kilowatt_hour is None else prices.kilowatt_hour * energy,
+        ]
+        paid = [bill for bill in bills if bill is not None]
+        cost = sum(paid) if paid else None
+    flops = PASSES * forward_parts(work.config.model, work.config.train.batch_rows).total
+    peak = ranks * device.products(work.entry)
+    return Outlook(
+        tokens_a_step=tokens,
+        tokens_a_day=tokens / time.step * 86_400,
+        steps=steps,
+        seconds=seconds,
+        kilowatt_hours=energy,
+        cost=cost,
+        utilisation=flops / (peak * time.step),
+    )
+
+
+def tokens_a_step(work: Work) -> int:
+    """Tokens of one step in all stacks, over all ranks."""
+    rows = work.config.train.batch_rows
+    return rows * sum(part.length for part in work.stacks)
+
+
+def _compute(work: Work, device: Device, assumed: Assumptions, load: Load) -> dict[str, float]:
+    """Seconds of a step's computation on a rank with this load, by part."""
+    train, tensor = work.config.train, work.plan.tensor
+    parts = forward_parts(work.config.model, work.stacks[0].rows)
+    again = PASSES + train.recompute + counting(work)
+    peak = device.products(work.entry) * assumed.compute
+    moved = _bytes_a_second(device, assumed)
+    dense_bytes, expert_bytes, head_bytes = _weight_bytes(work)
+    share = _share(work, load)
+
+    def roofline(flops: float, traffic: float, passes: int) -> float:
+        return train.micro_batches * passes * max(flops / peak, traffic / moved)
+
+    return {
+        "dense": roofline(_dense(parts) / tensor + parts.router / work.spread, dense_bytes, again),
+        "experts": roofline(parts.experts * share / tensor, expert_bytes, again),
+        "head": roofline(parts.head, head_bytes, HEAD_PASSES),
+        "elementwise": train.micro_batches * again * made(work, load).total / moved,
+    }
+
+
+def _bytes_a_second(device: Device, assumed: Assumptions) -> float:
+    return device.bandwidth * assumed.memory
+
+
+def _dense(parts: Flops) -> int:
+    named = parts.as_dict()
+    return sum(named[name] for name in named if name not in ("experts", "head", "router"))
+
+
+def _share(work: Work, load: Load) -> float:
+    """Rows of this rank's experts over those it sends, over all sparse layers."""
+    rows = sent = 0
+    for part in work.stacks:
+        for moe in part.stack.sparse:
+            rows += routed(work, part, moe, load)
+            sent += part.tokens // work.spread * moe.router.active
+    return rows / sent if sent else 1.0
+
+
+def _weight_bytes(work: Work) -> tuple[int, int, int]:
+    """Bytes of matrices that one pass reads: of the layers, of their experts, of the head."""
+    dense = experts = 0
+    for each in work.weights:
+        if each.unit.name == ROOT:
+            continue
+        for part in each.parts:
+            size = part.whole * work.entry * each.unit.repeat
+            if part.weight.role == "experts":
+                experts += size
+            else:
+                dense += size
+    model = work.config.model
+    return dense, experts, model.vocab_size * model.d_model * work.entry
+
+
+def _seconds(each: Collective, device: Device, assumed: Assumptions) -> float:
+    """All calls of one kind. Each device of a node brings its own adapter, so that the ranks of a
+    group that share a node share out what goes to other nodes; pairs each send their own."""
+    near = min(each.group, max(1, device.node // each.stride))
+    far = each.group // near
+    exchange = each.operation == "all_to_all"
+    inside = each.sent * (near - 1) / (each.group - 1) if exchange else each.sent
+    outside = each.sent - inside if exchange else each.sent / near
+    seconds = 0.0
+    if near > 1:
+        seconds = inside / (device.link * assumed.link)
+    if far > 1:
+        seconds = max(seconds, outside / (device.across(exchange) * assumed.link))
+    hops = math.ceil(math.log2(each.group)) * (2 if each.operation == "all_reduce" else 1)
+    return each.count * (seconds + hops * assumed.latency)
