@@ -145,7 +145,7 @@ def _hidden(config: FeedForwardConfig, dropout: bool) -> int:
 
 def _sparse(work: Work, part: StackWork, moe: MoEConfig, load: Load) -> Activations:
     """Router, rows there and back, hidden rows."""
-    stack, tokens = part.stack, part.tokens // work.spread
+    stack, tokens = part.stack, part.tokens
     candidates = tokens * moe.router.candidates(moe.num_experts)
     rows = max(routed(work, part, moe, load), 0 if work.plan.expert > 1 else candidates)
     expert = moe.expert_ffn(stack.feed_forward)

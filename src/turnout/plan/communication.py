@@ -6,53 +6,19 @@ with its own part in it. Collectives over one rank alone are left out.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 from turnout.config.moe import MoEConfig
 from turnout.plan.activations import layers
+from turnout.plan.collective import Axis, Collective
+from turnout.plan.tensor import widths
 from turnout.plan.weights import ROOT
 from turnout.plan.work import FLOAT, INDEX, Load, StackWork, Work, routed
-
-Operation = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all"]
-Axis = Literal["shard", "replica", "expert shard", "expert replica", "expert", "tensor", "world"]
-
-
-@dataclass(frozen=True)
-class Collective:
-    """``count`` calls of one step, each of ``size`` bytes, over ``group`` ranks of ``axis``;
-    between them lie ``stride`` ranks."""
-
-    what: str
-    operation: Operation
-    axis: Axis
-    group: int
-    stride: int
-    count: int
-    size: int
-
-    @property
-    def total(self) -> int:
-        """Bytes of all calls."""
-        return self.count * self.size
-
-    @property
-    def sent(self) -> float:
-        """Bytes that leave a rank in one call, by the usual rings and pairs."""
-        share = (self.group - 1) / self.group
-        return self.size * share * (2 if self.operation == "all_reduce" else 1)
-
-    @property
-    def hidden(self) -> bool:
-        """Whether a computation may go on meanwhile: the next layer's weights can be on their
-        way, but nothing can be done with tokens that have not come."""
-        return self.axis in ("shard", "replica", "expert shard", "expert replica")
 
 
 def collectives(work: Work, load: Load) -> tuple[Collective, ...]:
     """Of one step, all micro-batches together."""
-    found = (*_weights(work), *_tokens(work, load))
+    found = (*_weights(work), *_tokens(work, load), *widths(work))
     return tuple(each for each in found if each.group > 1 and each.count)
 
 
@@ -69,7 +35,7 @@ def _weights(work: Work) -> Iterator[Collective]:
         near = plan.tensor * (plan.expert if apart else 1)
         whole = sum(part.whole for part in parts) * FLOAT
         kept = sum(part.kept for part in parts) * FLOAT
-        passes = 1 if unit.name == ROOT else 2 + counting(work)
+        passes = 1 if unit.name == ROOT else 2 + work.counting
         axis: Axis = "expert shard" if apart else "shard"
         calls = unit.repeat * steps
         yield Collective(
@@ -84,20 +50,12 @@ def _weights(work: Work) -> Iterator[Collective]:
         )
 
 
-def counting(work: Work) -> bool:
-    """Whether a pass without gradient counts the tokens of each expert first."""
-    losses, moe = work.config.losses, work.config.model.moe
-    scoped = losses.balance or losses.importance or losses.load
-    several = work.config.train.micro_batches > 1
-    return bool(moe is not None and losses.scope == "batch" and scoped and several)
-
-
 def _tokens(work: Work, load: Load) -> Iterator[Collective]:
     """Rows to experts and back, and their gradients; recomputed layers send them again."""
     plan, train = work.plan, work.config.train
     if plan.expert == 1:
         return
-    forward = 1 + train.recompute + counting(work)
+    forward = 1 + train.recompute + work.counting
     for part in work.stacks:
         for moe, layer in _sparse(part):
             calls = layer * train.micro_batches

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from turnout.config.arithmetic import forward_parts
 from turnout.config.flops import Flops
 from turnout.plan.activations import made
-from turnout.plan.communication import Collective, collectives, counting
+from turnout.plan.collective import Collective
+from turnout.plan.communication import collectives
 from turnout.plan.hardware import Assumptions, Device, Prices
 from turnout.plan.memory import Memory
 from turnout.plan.weights import ROOT
@@ -75,8 +76,8 @@ def step_time(work: Work, device: Device, assumed: Assumptions, memory: Memory) 
     computing = sum(even.values())
     waiting = sum(full.values()) * slowest - computing
     found = collectives(work, "expected")
-    exchange = sum(_seconds(each, device, assumed) for each in found if not each.hidden)
-    hidden = sum(_seconds(each, device, assumed) for each in found if each.hidden)
+    exchange = sum(seconds_of(each, device, assumed) for each in found if not each.hidden)
+    hidden = sum(seconds_of(each, device, assumed) for each in found if each.hidden)
     exposed = max(hidden - assumed.overlap * computing, (1 - assumed.overlap) * hidden)
     return Time(**even, update=update, waiting=waiting, exchange=exchange, sharding=exposed)
 
@@ -122,7 +123,7 @@ def _compute(work: Work, device: Device, assumed: Assumptions, load: Load) -> di
     """Seconds of a step's computation on a rank with this load, by part."""
     train, tensor = work.config.train, work.plan.tensor
     parts = forward_parts(work.config.model, work.stacks[0].rows)
-    again = PASSES + train.recompute + counting(work)
+    again = PASSES + train.recompute + work.counting
     peak = device.products(work.entry) * assumed.compute
     moved = _bytes_a_second(device, assumed)
     dense_bytes, expert_bytes, head_bytes = _weight_bytes(work)
@@ -132,7 +133,7 @@ def _compute(work: Work, device: Device, assumed: Assumptions, load: Load) -> di
         return train.micro_batches * passes * max(flops / peak, traffic / moved)
 
     return {
-        "dense": roofline(_dense(parts) / tensor + parts.router / work.spread, dense_bytes, again),
+        "dense": roofline(_dense(parts) / tensor + parts.router, dense_bytes, again),
         "experts": roofline(parts.experts * share / tensor, expert_bytes, again),
         "head": roofline(parts.head, head_bytes, HEAD_PASSES),
         "elementwise": train.micro_batches * again * made(work, load).total / moved,
@@ -154,7 +155,7 @@ def _share(work: Work, load: Load) -> float:
     for part in work.stacks:
         for moe in part.stack.sparse:
             rows += routed(work, part, moe, load)
-            sent += part.tokens // work.spread * moe.router.active
+            sent += part.tokens * moe.router.active
     return rows / sent if sent else 1.0
 
 
@@ -174,7 +175,7 @@ def _weight_bytes(work: Work) -> tuple[int, int, int]:
     return dense, experts, model.vocab_size * model.d_model * work.entry
 
 
-def _seconds(each: Collective, device: Device, assumed: Assumptions) -> float:
+def seconds_of(each: Collective, device: Device, assumed: Assumptions) -> float:
     """All calls of one kind. Each device of a node brings its own adapter, so that the ranks of a
     group that share a node share out what goes to other nodes; pairs each send their own."""
     near = min(each.group, max(1, device.node // each.stride))

@@ -281,7 +281,7 @@ def _(attention: AttentionConfig, width: int, projecting: bool) -> Iterator[Weig
         yield Weight("attention", (width,))
     norms = {"none": (), "head": (attention.head_dim,) * 2, "full": (q, kv)}[attention.qk_norm]
     for size in norms:
-        yield Weight("attention", (size,), split=0 if attention.qk_norm == "full" else None)
+        yield Weight("attention", (size,))
     if attention.sinks:
         yield Weight("attention", (attention.num_heads,), split=0)
 

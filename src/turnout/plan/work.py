@@ -46,8 +46,22 @@ class Work:
 
     @property
     def spread(self) -> int:
-        """Ranks that share out the tokens between attention and feed-forward networks."""
+        """Ranks that share out the tokens between attention and feed-forward networks; a sparse
+        layer is computed of all tokens on each of them."""
         return self.plan.tensor if self.plan.sequence else 1
+
+    @property
+    def counting(self) -> bool:
+        """Whether a pass without gradient counts the tokens of each expert first."""
+        losses, moe = self.config.losses, self.config.model.moe
+        scoped = losses.balance or losses.importance or losses.load
+        several = self.config.train.micro_batches > 1
+        return bool(moe is not None and losses.scope == "batch" and scoped and several)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes through the layers."""
+        return 1 + self.config.train.recompute + self.counting
 
 
 def work_of(config: RunConfig, plan: ParallelPlan, found: tuple[Unit, ...] | None = None) -> Work:
@@ -81,13 +95,13 @@ def routed(work: Work, part: StackWork, moe: MoEConfig, load: Load) -> int:
     group of every rank; without one, every token of the ranks that share the experts, as often as
     it can choose experts of the rank.
     """
-    expert, tokens = work.plan.expert, part.tokens // work.spread
+    expert, tokens = work.plan.expert, part.tokens
     local = moe.num_experts // expert
     assignments = tokens * moe.router.active
     bound = tokens * expert * min(moe.router.active, local)
     slots = _slots(part, moe)
     if slots is not None:
-        bound = min(bound, slots * local * expert // work.spread)
+        bound = min(bound, slots * local * expert)
     if load == "worst":
         return bound
     if load == "balanced":
