@@ -5,8 +5,9 @@ tests/plan compares them with what it really keeps. Axes: R rows, S tokens of a 
 H heads, D width, F hidden width, E experts, N assignments, M rows of the experts.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import singledispatch
+from operator import add
 
 from turnout.config.attention import Attention, AttentionConfig
 from turnout.config.errors import UserError
@@ -34,18 +35,14 @@ class Activations:
 
     @property
     def total(self) -> int:
-        return sum(self.as_dict().values())
-
-    def as_dict(self) -> dict[str, int]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return sum(vars(self).values())
 
     def __add__(self, other: "Activations") -> "Activations":
-        left, right = self.as_dict(), other.as_dict()
-        return Activations(**{name: left[name] + right[name] for name in left})
+        return Activations(*map(add, vars(self).values(), vars(other).values()))
 
     def times(self, count: int) -> "Activations":
         """Those of ``count`` layers."""
-        return Activations(**{name: count * size for name, size in self.as_dict().items()})
+        return Activations(*(count * size for size in vars(self).values()))
 
 
 def activations(work: Work, load: Load) -> Activations:
@@ -67,7 +64,7 @@ def made(work: Work, load: Load) -> Activations:
     """All that is made for a backward pass, kept or not."""
     found = _around(work)
     for part in work.stacks:
-        for moe, count in layers(part):
+        for moe, count in part.kinds:
             found += _layer(work, part, moe, load).times(count)
     return found
 
@@ -76,17 +73,8 @@ def recomputed(work: Work, load: Load) -> Activations:
     """Of the largest layer, made again in the backward pass; nothing without recomputation."""
     if not work.config.train.recompute:
         return Activations()
-    kinds = [(part, moe) for part in work.stacks for moe, _ in layers(part)]
+    kinds = [(part, moe) for part in work.stacks for moe, _ in part.kinds]
     return max((_layer(work, part, moe, load) for part, moe in kinds), key=lambda each: each.total)
-
-
-def layers(part: StackWork) -> list[tuple[MoEConfig | None, int]]:
-    """The kinds of layers of a stack, and how many there are of each."""
-    kinds: dict[MoEConfig | None, int] = {}
-    for moe in part.stack.sparse:
-        kinds[moe] = kinds.get(moe, 0) + 1
-    dense = part.stack.num_layers - len(part.stack.sparse)
-    return [*kinds.items(), *([(None, dense)] if dense else [])]
 
 
 def _layer(work: Work, part: StackWork, moe: MoEConfig | None, load: Load) -> Activations:

@@ -5,15 +5,13 @@ all-gather makes, what a reduce-scatter takes, what an all-reduce sums, what an 
 with its own part in it. Collectives over one rank alone are left out.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
-from turnout.config.moe import MoEConfig
-from turnout.plan.activations import layers
 from turnout.plan.collective import Axis, Collective
 from turnout.plan.tensor import widths
 from turnout.plan.weights import ROOT
-from turnout.plan.work import FLOAT, INDEX, Load, StackWork, Work, routed
+from turnout.plan.work import FLOAT, INDEX, Load, Work, routed
 
 
 def collectives(work: Work, load: Load) -> tuple[Collective, ...]:
@@ -28,7 +26,7 @@ def _weights(work: Work) -> Iterator[Collective]:
     plan, steps = work.plan, work.config.train.micro_batches
     if plan.batch_ranks == 1:
         return
-    for each in work.weights:
+    for each in work.sharding.gathered:
         unit, parts, apart = each.unit, each.parts, each.apart
         shards = plan.expert_fsdp if apart else plan.dense_shards
         copies = plan.expert_replicas if apart else plan.dense_replicas
@@ -57,7 +55,7 @@ def _tokens(work: Work, load: Load) -> Iterator[Collective]:
         return
     forward = 1 + train.recompute + work.counting
     for part in work.stacks:
-        for moe, layer in _sparse(part):
+        for moe, layer in part.sparse:
             calls = layer * train.micro_batches
             rows = routed(work, part, moe, load) * part.stack.d_model * work.wire
             of, counts = f"{part.stack.name} experts", moe.num_experts * INDEX
@@ -65,7 +63,3 @@ def _tokens(work: Work, load: Load) -> Iterator[Collective]:
             yield over(f"row counts, {of}", "all_to_all", count=calls * forward, size=counts)
             both = 2 * (forward + 1)
             yield over(f"rows, {of}", "all_to_all", count=calls * both, size=rows)
-
-
-def _sparse(part: StackWork) -> Iterable[tuple[MoEConfig, int]]:
-    return ((moe, count) for moe, count in layers(part) if moe is not None)

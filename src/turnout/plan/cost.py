@@ -8,14 +8,11 @@ node and what it sends between nodes.
 import math
 from dataclasses import dataclass
 
-from turnout.config.arithmetic import forward_parts
-from turnout.config.flops import Flops
 from turnout.plan.activations import made
 from turnout.plan.collective import Collective
 from turnout.plan.communication import collectives
 from turnout.plan.hardware import Assumptions, Device, Prices
 from turnout.plan.memory import Memory
-from turnout.plan.weights import ROOT
 from turnout.plan.work import Load, Work, routed
 
 UPDATE = 8  # times that an update reads or writes an entry of a weight's size
@@ -69,17 +66,17 @@ def step_time(work: Work, device: Device, assumed: Assumptions, memory: Memory) 
     Args:
         memory: that of the same layout, for what the optimiser updates.
     """
-    even, full = (_compute(work, device, assumed, load) for load in ("balanced", "expected"))
-    moved = _bytes_a_second(device, assumed)
-    update = UPDATE * memory.weights / moved
-    slowest = 1 + assumed.jitter * math.sqrt(2 * math.log(max(work.plan.ranks, 1)))
-    computing = sum(even.values())
-    waiting = sum(full.values()) * slowest - computing
+    parts = _compute(work, device, assumed)
+    computing = sum(parts.values())
+    uneven = parts["experts"] * (_share(work, "expected") / _share(work, "balanced") - 1)
+    slowest = assumed.jitter * math.sqrt(2 * math.log(work.plan.ranks))
+    waiting = uneven + slowest * (computing + uneven)
     found = collectives(work, "expected")
     exchange = sum(seconds_of(each, device, assumed) for each in found if not each.hidden)
     hidden = sum(seconds_of(each, device, assumed) for each in found if each.hidden)
     exposed = max(hidden - assumed.overlap * computing, (1 - assumed.overlap) * hidden)
-    return Time(**even, update=update, waiting=waiting, exchange=exchange, sharding=exposed)
+    update = UPDATE * memory.weights / _bytes_a_second(device, assumed)
+    return Time(**parts, update=update, waiting=waiting, exchange=exchange, sharding=exposed)
 
 
 def outlook(
@@ -100,7 +97,7 @@ def outlook(
         ]
         paid = [bill for bill in bills if bill is not None]
         cost = sum(paid) if paid else None
-    flops = PASSES * forward_parts(work.config.model, work.config.train.batch_rows).total
+    flops = PASSES * work.anatomy.row.total * work.config.train.batch_rows
     peak = ranks * device.products(work.entry)
     return Outlook(
         tokens_a_step=tokens,
@@ -119,24 +116,27 @@ def tokens_a_step(work: Work) -> int:
     return rows * sum(part.length for part in work.stacks)
 
 
-def _compute(work: Work, device: Device, assumed: Assumptions, load: Load) -> dict[str, float]:
-    """Seconds of a step's computation on a rank with this load, by part."""
-    train, tensor = work.config.train, work.plan.tensor
-    parts = forward_parts(work.config.model, work.stacks[0].rows)
+def _compute(work: Work, device: Device, assumed: Assumptions) -> dict[str, float]:
+    """Seconds of a step's computation on a rank with the mean load, by part."""
+    train, tensor, model = work.config.train, work.plan.tensor, work.config.model
+    parts = work.anatomy.row
     again = PASSES + train.recompute + work.counting
     peak = device.products(work.entry) * assumed.compute
     moved = _bytes_a_second(device, assumed)
-    dense_bytes, expert_bytes, head_bytes = _weight_bytes(work)
-    share = _share(work, load)
+    matrices, experts = work.sharding.matrices, work.sharding.experts
+    rows = _share(work, "balanced")
 
-    def roofline(flops: float, traffic: float, passes: int) -> float:
-        return train.micro_batches * passes * max(flops / peak, traffic / moved)
+    def roofline(flops: float, entries: float, passes: int) -> float:
+        """Of one row's operations, and the entries of the matrices that a pass reads."""
+        longer = max(work.rows * flops / peak, entries * work.entry / moved)
+        return train.micro_batches * passes * longer
 
+    dense = parts.total - parts.experts - parts.head - parts.router
     return {
-        "dense": roofline(_dense(parts) / tensor + parts.router, dense_bytes, again),
-        "experts": roofline(parts.experts * share / tensor, expert_bytes, again),
-        "head": roofline(parts.head, head_bytes, HEAD_PASSES),
-        "elementwise": train.micro_batches * again * made(work, load).total / moved,
+        "dense": roofline(dense / tensor + parts.router, matrices - experts, again),
+        "experts": roofline(parts.experts * rows / tensor, experts, again),
+        "head": roofline(parts.head, model.vocab_size * model.d_model, HEAD_PASSES),
+        "elementwise": train.micro_batches * again * made(work, "balanced").total / moved,
     }
 
 
@@ -144,35 +144,14 @@ def _bytes_a_second(device: Device, assumed: Assumptions) -> float:
     return device.bandwidth * assumed.memory
 
 
-def _dense(parts: Flops) -> int:
-    named = parts.as_dict()
-    return sum(named[name] for name in named if name not in ("experts", "head", "router"))
-
-
 def _share(work: Work, load: Load) -> float:
     """Rows of this rank's experts over those it sends, over all sparse layers."""
     rows = sent = 0
     for part in work.stacks:
-        for moe in part.stack.sparse:
-            rows += routed(work, part, moe, load)
-            sent += part.tokens * moe.router.active
+        for moe, count in part.sparse:
+            rows += count * routed(work, part, moe, load)
+            sent += count * part.tokens * moe.router.active
     return rows / sent if sent else 1.0
-
-
-def _weight_bytes(work: Work) -> tuple[int, int, int]:
-    """Bytes of matrices that one pass reads: of the layers, of their experts, of the head."""
-    dense = experts = 0
-    for each in work.weights:
-        if each.unit.name == ROOT:
-            continue
-        for part in each.parts:
-            size = part.whole * work.entry * each.unit.repeat
-            if part.weight.role == "experts":
-                experts += size
-            else:
-                dense += size
-    model = work.config.model
-    return dense, experts, model.vocab_size * model.d_model * work.entry
 
 
 def seconds_of(each: Collective, device: Device, assumed: Assumptions) -> float:

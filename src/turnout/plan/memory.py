@@ -5,8 +5,9 @@ from functools import singledispatch
 
 from turnout.config.errors import UserError
 from turnout.config.optimizers import AdafactorConfig, AdamWConfig
+from turnout.config.train import RunConfig
 from turnout.plan.activations import activations, head_buffers, recomputed
-from turnout.plan.weights import ROOT, Held
+from turnout.plan.weights import Held, Sharding
 from turnout.plan.work import FLOAT, Load, Work
 
 
@@ -62,56 +63,48 @@ class Memory:
         return max(self.backward, self.updating)
 
 
-def memory(work: Work, load: Load) -> Memory:
+def memory(work: Work, load: Load, optimiser: int | None = None) -> Memory:
     """What one rank holds at its fullest moments; the first rank's shards, the largest.
 
     Args:
         load: how many rows come to the experts of this rank.
+        optimiser: ``optimiser_bytes`` of these shards, where they are known.
     """
-    parts = [(part, each.unit.repeat) for each in work.weights for part in each.parts]
-    weights = FLOAT * sum(part.kept * repeat for part, repeat in parts)
+    shards = work.sharding
+    weights = FLOAT * shards.kept
+    if optimiser is None:
+        optimiser = optimiser_bytes(work.config, shards)
     kept = activations(work, load) + recomputed(work, load)
-    optimizer = work.config.optimizer
     return Memory(
         weights=weights,
         gradients=weights,
-        optimiser=sum(state_bytes(optimizer, part) * repeat for part, repeat in parts),
+        optimiser=optimiser,
         average=weights if work.config.train.average else 0,
-        gathered=_gathered(work),
+        # Weights around the layers stay gathered, with their gradients, until the backward pass
+        # ends. Of layers one is in use, the next on its way, and the gradients of one leave.
+        gathered=FLOAT * (2 * shards.around + 3 * shards.layer),
         casts=_casts(work),
         activations=kept.total - kept.dispatch,
         dispatch=kept.dispatch,
         head=head_buffers(work),
-        update=4 * FLOAT * max(part.kept for part, _ in parts),
+        update=4 * FLOAT * shards.largest_shard,
         accumulating=work.config.train.micro_batches > 1,
     )
 
 
-def _gathered(work: Work) -> int:
-    """Weights around the layers stay gathered, with their gradients, until the backward pass ends;
-    layers come one by one, the next while one is in use; the same of their gradients."""
-    largest = root = 0
-    for each in work.weights:
-        size = FLOAT * sum(part.whole for part in each.parts if part.shards > 1)
-        if each.unit.name == ROOT:
-            root = size
-        else:
-            largest = max(largest, size)
-    return 2 * root + 3 * largest
+def optimiser_bytes(config: RunConfig, shards: Sharding) -> int:
+    """The optimiser's state of all shards of one rank."""
+    parts = shards.parts
+    return sum(state_bytes(config.optimizer, part) * repeat for part, repeat in parts)
 
 
 def _casts(work: Work) -> int:
     """Matrices in half precision: of all layers, or of one where layers are computed again."""
     if work.entry == FLOAT:
         return 0
-    sizes = [
-        (sum(work.entry * part.whole for part in each.parts if part.cast), each.unit.repeat)
-        for each in work.weights
-        if each.unit.name != ROOT
-    ]
-    if work.config.train.recompute:
-        return max(size for size, _ in sizes)
-    return sum(size * repeat for size, repeat in sizes)
+    shards = work.sharding
+    again = work.config.train.recompute
+    return work.entry * (shards.matrices_of_a_layer if again else shards.matrices)
 
 
 @singledispatch

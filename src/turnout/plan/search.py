@@ -1,8 +1,8 @@
 """All layouts of a run over a number of devices, ranked; and what would help where none fits."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from math import gcd
 from typing import NoReturn
@@ -14,9 +14,9 @@ from turnout.config.parallel import ParallelPlan, divisors, fsdp_sizes
 from turnout.config.train import RunConfig
 from turnout.plan.cost import Time, step_time
 from turnout.plan.hardware import Assumptions, Device
-from turnout.plan.memory import Memory, memory
-from turnout.plan.weights import Unit, units
-from turnout.plan.work import Load, Work, work_of
+from turnout.plan.memory import Memory, memory, optimiser_bytes
+from turnout.plan.weights import sharding
+from turnout.plan.work import Anatomy, Load, Work, work_of
 
 MAX_RANKS = 1 << 20
 
@@ -28,6 +28,7 @@ class Layout:
     work: Work
     device: Device
     assumed: Assumptions
+    optimiser: int
 
     @property
     def config(self) -> RunConfig:
@@ -44,7 +45,7 @@ class Layout:
 
     def memory(self, load: Load) -> Memory:
         """Bytes on one rank with this load of its experts."""
-        return memory(self.work, load)
+        return memory(self.work, load, self.optimiser)
 
     @cached_property
     def time(self) -> Time:
@@ -89,11 +90,11 @@ def layouts(question: Question) -> list[Layout]:
     Raises:
         ConfigError: none is valid; it says what is wrong with the one of data alone.
     """
-    found = units(question.config.model)
+    anatomy = Anatomy.of(question.config.model)
     tried = [
         layout
         for plan in plans(question)
-        if (layout := _settled(question, plan, found)) is not None
+        if (layout := _settled(question, plan, anatomy)) is not None
     ]
     if not tried:
         _refuse(question)
@@ -155,31 +156,35 @@ def _divides(config: RunConfig, plan: ParallelPlan) -> bool:
     return True
 
 
-def _settled(question: Question, plan: ParallelPlan, found: tuple[Unit, ...]) -> Layout | None:
+def _settled(question: Question, plan: ParallelPlan, anatomy: Anatomy) -> Layout | None:
     """The plan with its micro-batches and recomputation; None if the rows cannot be dealt."""
     parts = _micro_batches(question, plan)
     if not parts:
         return None
     train = question.config.train
-    again = (train.recompute,) if "train.recompute" in question.fixed else (False, True)
-    tried = [_fewest(question, plan, found, parts, recompute) for recompute in again]
-    return min(tried, key=_rank)
+    shards = sharding(anatomy.units, plan)
+    optimiser = optimiser_bytes(question.config, shards)
+
+    def of(number: int, recompute: bool) -> Layout:
+        changed = replace(train, micro_batches=number, recompute=recompute)
+        config = replace(question.config, train=changed, parallel=plan)
+        work = work_of(config, plan, anatomy, shards)
+        return Layout(work, question.device, question.assumed, optimiser)
+
+    fixed = "train.recompute" in question.fixed
+    least = of(parts[-1], train.recompute if fixed else True)
+    if not least.fits:
+        return least
+    again = (train.recompute,) if fixed else (False, True)
+    tried = (_fewest(partial(of, recompute=each), parts) for each in again)
+    return min((each for each in tried if each.fits), key=_rank)
 
 
-def _fewest(
-    question: Question,
-    plan: ParallelPlan,
-    found: tuple[Unit, ...],
-    parts: list[int],
-    recompute: bool,
-) -> Layout:
+def _fewest(of: Callable[[int], Layout], parts: list[int]) -> Layout:
     """As few micro-batches as fit, by bisection: more of them hold less. All, if none fits."""
-
-    def of(number: int) -> Layout:
-        train = replace(question.config.train, micro_batches=number, recompute=recompute)
-        config = replace(question.config, train=train, parallel=plan)
-        return Layout(work_of(config, plan, found), question.device, question.assumed)
-
+    last = of(parts[-1])
+    if not last.fits:
+        return last
     low, high = 0, len(parts) - 1
     while low < high:
         middle = (low + high) // 2

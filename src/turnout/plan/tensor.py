@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 
 from turnout.config.moe import MoEConfig
-from turnout.plan.activations import layers
 from turnout.plan.collective import Collective, Operation
 from turnout.plan.work import FLOAT, StackWork, Work
 
@@ -23,7 +22,7 @@ def widths(work: Work) -> Iterator[Collective]:
     steps = work.config.train.micro_batches
     for part in work.stacks:
         counted: Counter[Call] = Counter()
-        for moe, count in layers(part):
+        for moe, count in part.kinds:
             for call, number in _layer(work, part, moe).items():
                 counted[call] += number * count * steps
         for call, number in _ends(work, part).items():

@@ -7,7 +7,7 @@ one unit that comes several times. Axes: E experts, D width, F hidden width, V v
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import singledispatch
+from functools import cached_property, singledispatch
 from math import prod
 from typing import Literal
 
@@ -68,12 +68,12 @@ class Held:
     dim: int
     shards: int
 
-    @property
+    @cached_property
     def whole(self) -> int:
         """Entries once gathered, with what pads the last shards."""
         return self.kept * self.shards
 
-    @property
+    @cached_property
     def kept(self) -> int:
         """Entries of the first shard, the largest; all ranks allot as much."""
         return prod(self.shape)
@@ -84,7 +84,7 @@ class Held:
         rows = -(-self.local[self.dim] // self.shards)
         return (*self.local[: self.dim], rows, *self.local[self.dim + 1 :])
 
-    @property
+    @cached_property
     def cast(self) -> bool:
         """Whether products want it in the dtype of the computation: routers and norms are computed
         in float32, and tables of positions are looked up."""
@@ -124,7 +124,68 @@ def held(weight: Weight, plan: ParallelPlan) -> Held:
     return Held(weight, tuple(local), next(even, 0), plan.expert_fsdp)
 
 
-def gathered(units: tuple[Unit, ...], plan: ParallelPlan) -> tuple[Gathered, ...]:
+@dataclass(frozen=True)
+class Sharding:
+    """All weights as one rank holds them, and the sums that plans ask for. Entries, not bytes."""
+
+    gathered: tuple[Gathered, ...]
+
+    @cached_property
+    def parts(self) -> tuple[tuple[Held, int], ...]:
+        """Every weight, and in how many layers it is."""
+        return tuple((part, each.unit.repeat) for each in self.gathered for part in each.parts)
+
+    @cached_property
+    def kept(self) -> int:
+        """This rank's shards."""
+        return sum(part.kept * repeat for part, repeat in self.parts)
+
+    @cached_property
+    def largest_shard(self) -> int:
+        """The largest of them."""
+        return max(part.kept for part, _ in self.parts)
+
+    @cached_property
+    def around(self) -> int:
+        """What stands around the layers, in one piece; 0 where nothing is sharded."""
+        return sum(_pieced(each) for each in self.gathered if each.unit.name == ROOT)
+
+    @cached_property
+    def layer(self) -> int:
+        """The largest layer likewise."""
+        return max(_pieced(each) for each in self.gathered if each.unit.name != ROOT)
+
+    @cached_property
+    def matrices(self) -> int:
+        """Matrices of all layers, in one piece."""
+        return sum(_cast(each) * each.unit.repeat for each in self._layers)
+
+    @cached_property
+    def matrices_of_a_layer(self) -> int:
+        """Those of the largest."""
+        return max(_cast(each) for each in self._layers)
+
+    @cached_property
+    def experts(self) -> int:
+        """Of ``matrices`` those of experts."""
+        return sum(
+            part.whole * repeat for part, repeat in self.parts if part.weight.role == "experts"
+        )
+
+    @cached_property
+    def _layers(self) -> tuple[Gathered, ...]:
+        return tuple(each for each in self.gathered if each.unit.name != ROOT)
+
+
+def _pieced(each: Gathered) -> int:
+    return sum(part.whole for part in each.parts if part.shards > 1)
+
+
+def _cast(each: Gathered) -> int:
+    return sum(part.whole for part in each.parts if part.cast)
+
+
+def sharding(units: tuple[Unit, ...], plan: ParallelPlan) -> Sharding:
     """The units as a layout makes them: without an expert axis experts are gathered with their
     layer."""
     found: list[Gathered] = []
@@ -135,7 +196,7 @@ def gathered(units: tuple[Unit, ...], plan: ParallelPlan) -> tuple[Gathered, ...
             found.append(replace(layer, parts=layer.parts + parts))
         else:
             found.append(Gathered(unit, parts))
-    return tuple(found)
+    return Sharding(tuple(found))
 
 
 def units(model: ModelConfig) -> tuple[Unit, ...]:

@@ -4,15 +4,18 @@ Axes: R rows, S tokens of a row, T tokens, K choices a token, N assignments, M r
 """
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from turnout.config.arithmetic import lengths
+from turnout.config.arithmetic import forward_parts, lengths
 from turnout.config.counts import Stack
+from turnout.config.flops import Flops
+from turnout.config.model import ModelConfig
 from turnout.config.moe import DocumentGroup, MoEConfig
 from turnout.config.parallel import ParallelPlan
 from turnout.config.train import RunConfig
-from turnout.plan.weights import Gathered, Unit, gathered, units
+from turnout.plan.weights import Sharding, Unit, sharding, units
 
 Load = Literal["balanced", "expected", "worst"]
 FLOAT = 4  # bytes of weights, gradients, optimiser state, norms and routers
@@ -21,15 +24,41 @@ INDEX = 8  # bytes of an int64
 
 @dataclass(frozen=True)
 class StackWork:
-    """One stack's share of a micro-batch on one rank."""
+    """One stack's share of a micro-batch on one rank; ``kinds`` are its layers that differ, None
+    for a dense one, and how many there are of each."""
 
     stack: Stack
     rows: int
     length: int
+    kinds: tuple[tuple[MoEConfig | None, int], ...]
 
     @property
     def tokens(self) -> int:
         return self.rows * self.length
+
+    @property
+    def sparse(self) -> tuple[tuple[MoEConfig, int], ...]:
+        """The kinds of sparse layers."""
+        return tuple((moe, count) for moe, count in self.kinds if moe is not None)
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What all layouts of a model share: its weights, its stacks with one row, and the arithmetic
+    of a row."""
+
+    units: tuple[Unit, ...]
+    stacks: tuple[StackWork, ...]
+    row: Flops
+
+    @staticmethod
+    def of(model: ModelConfig) -> "Anatomy":
+        """That of ``model``."""
+        stacks = tuple(
+            StackWork(stack, 1, length, _kinds(stack))
+            for stack, length in zip(model.stacks(), lengths(model), strict=True)
+        )
+        return Anatomy(units(model), stacks, forward_parts(model, 1))
 
 
 @dataclass(frozen=True)
@@ -39,10 +68,16 @@ class Work:
 
     config: RunConfig
     plan: ParallelPlan
+    anatomy: Anatomy
     stacks: tuple[StackWork, ...]
-    weights: tuple[Gathered, ...]
+    sharding: Sharding
     entry: int
     wire: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of each stack."""
+        return self.stacks[0].rows
 
     @property
     def spread(self) -> int:
@@ -64,22 +99,32 @@ class Work:
         return 1 + self.config.train.recompute + self.counting
 
 
-def work_of(config: RunConfig, plan: ParallelPlan, found: tuple[Unit, ...] | None = None) -> Work:
+def work_of(
+    config: RunConfig,
+    plan: ParallelPlan,
+    anatomy: Anatomy | None = None,
+    found: Sharding | None = None,
+) -> Work:
     """What each rank of ``plan`` computes in a micro-batch; all batch ranks have as many rows.
 
     Args:
         plan: with its sizes as numbers.
-        found: the model's ``units``, where many layouts of one model are looked at.
+        anatomy: the model's, where many layouts of it are looked at.
+        found: the shards of ``plan``, where they are known.
     """
-    entry = entry_bytes(config)
+    anatomy = Anatomy.of(config.model) if anatomy is None else anatomy
+    found = sharding(anatomy.units, plan) if found is None else found
     rows = config.train.micro_batch_rows // plan.batch_ranks
-    stacks = tuple(
-        StackWork(stack, rows, length)
-        for stack, length in zip(config.model.stacks(), lengths(config.model), strict=True)
-    )
+    stacks = tuple(replace(part, rows=rows) for part in anatomy.stacks)
+    entry = entry_bytes(config)
     wire = 2 if plan.wire == "bfloat16" else entry
-    weights = gathered(units(config.model) if found is None else found, plan)
-    return Work(config, plan, stacks, weights, entry, wire)
+    return Work(config, plan, anatomy, stacks, found, entry, wire)
+
+
+def _kinds(stack: Stack) -> tuple[tuple[MoEConfig | None, int], ...]:
+    kinds = Counter[MoEConfig | None](stack.sparse)
+    dense = stack.num_layers - len(stack.sparse)
+    return (*kinds.items(), *([(None, dense)] if dense else []))
 
 
 def entry_bytes(config: RunConfig) -> int:
