@@ -58,6 +58,11 @@ class Memory:
         return self.state + self.gradients + self.update
 
     @property
+    def moment(self) -> str:
+        """When most is alive."""
+        return "backward" if self.backward >= self.updating else "update"
+
+    @property
     def peak(self) -> int:
         """The most at once."""
         return max(self.backward, self.updating)

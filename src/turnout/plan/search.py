@@ -101,6 +101,23 @@ def layouts(question: Question) -> list[Layout]:
     return sorted(tried, key=_rank)
 
 
+def smallest(question: Question) -> Layout:
+    """A layout that fits, or else the one that takes the least.
+
+    Raises:
+        ConfigError: none is valid.
+    """
+    anatomy = Anatomy.of(question.config.model)
+    best: Layout | None = None
+    for plan in plans(question):
+        layout = _settled(question, plan, anatomy)
+        if layout is not None and layout.fits:
+            return layout
+        if layout is not None and (best is None or _rank(layout) < _rank(best)):
+            best = layout
+    return _refuse(question) if best is None else best
+
+
 def choose(question: Question) -> Layout:
     """The best layout.
 

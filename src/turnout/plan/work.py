@@ -18,6 +18,7 @@ from turnout.config.train import RunConfig
 from turnout.plan.weights import Sharding, Unit, sharding, units
 
 Load = Literal["balanced", "expected", "worst"]
+LOADS: tuple[Load, ...] = ("balanced", "expected", "worst")
 FLOAT = 4  # bytes of weights, gradients, optimiser state, norms and routers
 INDEX = 8  # bytes of an int64
 
