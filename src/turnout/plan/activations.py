@@ -57,6 +57,7 @@ def activations(work: Work, load: Load) -> Activations:
     for part in work.stacks:
         rows = _rows(work, part, part.stack.d_model) // work.spread
         found += Activations(inputs=rows).times(part.stack.num_layers)
+        found += Activations(inputs=_shared_bias(work, part))
     return found
 
 
@@ -148,10 +149,10 @@ def _sparse(work: Work, part: StackWork, moe: MoEConfig, load: Load) -> Activati
 
 
 def _router(tokens: int, candidates: int, moe: MoEConfig, width: int) -> int:
-    """The float32 copy it reads, four tables [T, E] of it and one of indices, and of each
-    candidate its expert, token and place, its weight and probability, and two bits."""
+    """The float32 copy it reads, four tables [T, E] of it, and of each candidate its expert, token
+    and place, its weight and probability, and two bits."""
     return (
-        tokens * (width * FLOAT + moe.num_experts * (4 * FLOAT + INDEX) + 33)
+        tokens * (width * FLOAT + moe.num_experts * 4 * FLOAT + 33)
         + candidates * (5 * INDEX + 3 * FLOAT + 2)
         + moe.num_experts * (3 * FLOAT)
     )
@@ -166,7 +167,7 @@ def _self_attention(work: Work, part: StackWork, moe: MoEConfig | None) -> Activ
     plain = learned or bool(work.config.model.dropout)
     kernel = _Kernel(part.length, part.length, plain, rotated)
     found += Activations(attention=_attention(stack.attention, work, part, part, kernel))
-    if learned and positions.num_params(2, 1) > positions.num_params(1, 1):  # a table a layer
+    if learned and _a_layer(part):
         found += Activations(attention=part.length * part.length * INDEX)
     if moe is not None and moe.in_attention:
         candidates = part.tokens * moe.router.candidates(moe.num_experts)
@@ -249,6 +250,22 @@ def _probabilities(work: Work, part: StackWork, heads: int, kernel: _Kernel) -> 
 def _mask(work: Work, part: StackWork, kernel: _Kernel) -> int:
     """[R, 1, S, S] as a number to be added, made for each layer."""
     return part.rows * kernel.queries * kernel.keys * work.entry
+
+
+def _shared_bias(work: Work, part: StackWork) -> int:
+    """The bias of a stack with its mask, [R, H, S, S], which layers that are made again wait for;
+    else it is gone with the forward pass."""
+    positions = part.stack.positions
+    if positions.kind != RelativeBias.kind or _a_layer(part):
+        return 0
+    heads = part.stack.attention.num_heads // work.plan.tensor
+    return part.rows * heads * part.length * part.length * work.entry
+
+
+def _a_layer(part: StackWork) -> bool:
+    """Whether each layer has a table of its own."""
+    positions = part.stack.positions
+    return positions.num_params(2, 1) > positions.num_params(1, 1)
 
 
 def _around(work: Work) -> Activations:
