@@ -76,7 +76,7 @@ def as_data(answer: Answer) -> dict[str, Any]:
     """The plan as tables, lists and scalars."""
     question, work = answer.question, answer.best.work
     row = work.anatomy.row.total
-    tokens = sum(part.length for part in work.stacks)
+    tokens = work.anatomy.row_tokens
     return {
         "preset": question.config.preset,
         "model": report.model_facts(question.config.model, row, tokens),

@@ -35,7 +35,7 @@ def show(answer: "Answer", top: int) -> None:
 def _header(answer: "Answer") -> list[str]:
     question, work = answer.question, answer.best.work
     count = question.config.model.param_count()
-    row, tokens = work.anatomy.row.total, sum(part.length for part in work.stacks)
+    row, tokens = work.anatomy.row.total, work.anatomy.row_tokens
     parts = (f"{name} {_short(size)}" for name, size in count.components.as_dict().items() if size)
     device = question.device
     return [

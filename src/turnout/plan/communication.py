@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from turnout.plan.collective import Axis, Collective
+from turnout.plan.control import control
 from turnout.plan.tensor import widths
 from turnout.plan.weights import ROOT
 from turnout.plan.work import FLOAT, INDEX, Load, Work, routed
@@ -16,7 +17,7 @@ from turnout.plan.work import FLOAT, INDEX, Load, Work, routed
 
 def collectives(work: Work, load: Load) -> tuple[Collective, ...]:
     """Of one step, all micro-batches together."""
-    found = (*_weights(work), *_tokens(work, load), *widths(work))
+    found = (*_weights(work), *_tokens(work, load), *widths(work), *control(work))
     return tuple(each for each in found if each.group > 1 and each.count)
 
 

@@ -113,7 +113,7 @@ def outlook(
 def tokens_a_step(work: Work) -> int:
     """Tokens of one step in all stacks, over all ranks."""
     rows = work.config.train.batch_rows
-    return rows * sum(part.length for part in work.stacks)
+    return rows * work.anatomy.row_tokens
 
 
 def _compute(work: Work, device: Device, assumed: Assumptions) -> dict[str, float]:

@@ -4,10 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
-from math import gcd
 from typing import NoReturn
 
-from turnout.config.arithmetic import lengths
 from turnout.config.errors import ConfigError, UserError
 from turnout.config.layout import check_model, over_ranks
 from turnout.config.parallel import ParallelPlan, divisors, fsdp_sizes
@@ -139,7 +137,6 @@ def choose(question: Question) -> Layout:
 def plans(question: Question) -> Iterator[ParallelPlan]:
     """The arrangements whose axes make up the ranks and divide the model, whatever the rows."""
     ranks, wire = question.ranks, question.config.parallel.wire
-    even = gcd(*lengths(question.config.model))
     for tensor, expert in product(divisors(ranks), repeat=2):
         if ranks % (tensor * expert):
             continue
@@ -147,7 +144,7 @@ def plans(question: Question) -> Iterator[ParallelPlan]:
         if not (_wanted(question, plan, "tensor", "expert") and _divides(question.config, plan)):
             continue
         for shared in (False, True):
-            if shared and (tensor == 1 or even % tensor):
+            if shared and tensor == 1:
                 continue
             for shards in fsdp_sizes(plan.batch_ranks // expert, expert):
                 full = replace(plan, fsdp=shards, sequence=shared)

@@ -27,12 +27,15 @@ ROOT = "root"  # what stands around the layers
 
 @dataclass(frozen=True)
 class Weight:
-    """One tensor. ``split`` is the dimension that the ranks of a tensor axis share out."""
+    """One tensor. ``split`` is the dimension that the ranks of a tensor axis share out; ``partial``
+    says of what they see a part, where each has the weight whole but not the gradient: of the
+    heads, or in sequence parallel of the tokens."""
 
     name: str
     shape: tuple[int, ...]
     role: Role = "dense"
     split: int | None = None
+    partial: Literal["", "heads", "tokens"] = ""
 
     @property
     def size(self) -> int:
@@ -208,7 +211,7 @@ def units(model: ModelConfig) -> tuple[Unit, ...]:
     found: list[Unit] = []
     for stack in model.stacks():
         found += _layers(stack)
-        root += _norm("norms", stack)
+        root += _norm("norms", stack, last=True)
         root += _tables(stack, per_layer=False)
     return (*found, Unit(ROOT, tuple(root)))
 
@@ -295,9 +298,10 @@ def _experts(stack: Stack, moe: MoEConfig | None) -> Iterator[tuple[str, list[We
             yield part, [Weight("experts", (number, width, out), "experts")]
 
 
-def _norm(name: str, stack: Stack) -> Iterator[Weight]:
+def _norm(name: str, stack: Stack, *, last: bool = False) -> Iterator[Weight]:
+    """The last one of a stack sees all tokens, whoever shares them out before it."""
     for _ in range(stack.norm_params // stack.d_model):
-        yield Weight(name, (stack.d_model,))
+        yield Weight(name, (stack.d_model,), partial="" if last else "tokens")
 
 
 def _tables(stack: Stack, *, per_layer: bool) -> Iterator[Weight]:
@@ -342,7 +346,7 @@ def _(attention: AttentionConfig, width: int, projecting: bool) -> Iterator[Weig
         yield Weight("attention", (width,))
     norms = {"none": (), "head": (attention.head_dim,) * 2, "full": (q, kv)}[attention.qk_norm]
     for size in norms:
-        yield Weight("attention", (size,))
+        yield Weight("attention", (size,), partial="heads")
     if attention.sinks:
         yield Weight("attention", (attention.num_heads,), split=0)
 
@@ -351,12 +355,12 @@ def _(attention: AttentionConfig, width: int, projecting: bool) -> Iterator[Weig
 def _(attention: LatentAttention, width: int, projecting: bool) -> Iterator[Weight]:
     rank = attention.q_lora_rank
     if rank is not None:
-        yield Weight("attention", (rank, width))
-        yield Weight("attention", (rank,))
+        yield Weight("attention", (rank, width), partial="heads")
+        yield Weight("attention", (rank,), partial="heads")
     yield Weight("attention", (attention.q_width, width if rank is None else rank), split=0)
     down = attention.kv_lora_rank + attention.qk_rope_head_dim
-    yield Weight("attention", (down, width))
-    yield Weight("attention", (attention.kv_lora_rank,))
+    yield Weight("attention", (down, width), partial="heads")
+    yield Weight("attention", (attention.kv_lora_rank,), partial="heads")
     up = attention.num_heads * (attention.qk_nope_head_dim + attention.v_head_dim)
     yield Weight("attention", (up, attention.kv_lora_rank), split=0)
     yield Weight("attention", (width, attention.v_width), split=1)

@@ -52,6 +52,11 @@ class Anatomy:
     stacks: tuple[StackWork, ...]
     row: Flops
 
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of a row in all stacks."""
+        return sum(part.length for part in self.stacks)
+
     @staticmethod
     def of(model: ModelConfig) -> "Anatomy":
         """That of ``model``."""
@@ -116,7 +121,11 @@ def work_of(
     anatomy = Anatomy.of(config.model) if anatomy is None else anatomy
     found = sharding(anatomy.units, plan) if found is None else found
     rows = config.train.micro_batch_rows // plan.batch_ranks
-    stacks = tuple(replace(part, rows=rows) for part in anatomy.stacks)
+    filled = plan.tensor if plan.sequence else 1  # rows are padded so that tokens come out even
+    stacks = tuple(
+        replace(part, rows=rows, length=-(-part.length // filled) * filled)
+        for part in anatomy.stacks
+    )
     entry = entry_bytes(config)
     wire = 2 if plan.wire == "bfloat16" else entry
     return Work(config, plan, anatomy, stacks, found, entry, wire)
