@@ -1,7 +1,9 @@
 """A run small enough to be counted by hand."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
+from turnout.config import io, presets
 from turnout.config.attention import AttentionConfig
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.model import DecoderOnlyConfig
@@ -48,3 +50,21 @@ def trained(**changes: object) -> RunConfig:
 def over(ranks: int, **sizes: object) -> ParallelPlan:
     """A plan with all its sizes as numbers."""
     return ParallelPlan(**sizes).over(ranks)  # type: ignore[arg-type]
+
+
+def few(options: Mapping[str, str]) -> RunConfig:
+    """A preset with small widths; ``preset`` and ``objective`` are options too. Nothing is
+    dropped, so that all assignments travel."""
+    given = dict(options)
+    run = presets.run(given.pop("preset", "switch_tiny"), given.pop("objective", None))
+    small = {
+        "model.d_model": "32",
+        "model.feed_forward.d_ff": "48",
+        "model.vocab_size": "50",
+        "model.attention.num_heads": "4",
+        "model.attention.head_dim": "8",
+        "model.moe.train_capacity_factor": "none",
+        "train.dtype": "float32",
+    }
+    length = "length" if run.model.kind == DecoderOnlyConfig.kind else "encoder_length"
+    return io.override(run, {**small, f"model.{length}": "24", **given})

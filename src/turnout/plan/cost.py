@@ -150,7 +150,7 @@ def _share(work: Work, load: Load) -> float:
     for part in work.stacks:
         for moe, count in part.sparse:
             rows += count * routed(work, part, moe, load)
-            sent += count * part.tokens * moe.router.active
+            sent += count * part.routed * moe.router.active
     return rows / sent if sent else 1.0
 
 

@@ -26,16 +26,23 @@ INDEX = 8  # bytes of an int64
 @dataclass(frozen=True)
 class StackWork:
     """One stack's share of a micro-batch on one rank; ``kinds`` are its layers that differ, None
-    for a dense one, and how many there are of each."""
+    for a dense one, and how many there are of each. Of ``length`` positions ``padding`` are there
+    for the tensor ranks to share them out evenly; nothing is routed for them."""
 
     stack: Stack
     rows: int
     length: int
     kinds: tuple[tuple[MoEConfig | None, int], ...]
+    padding: int = 0
 
     @property
     def tokens(self) -> int:
         return self.rows * self.length
+
+    @property
+    def routed(self) -> int:
+        """Tokens that a sparse layer routes."""
+        return self.rows * (self.length - self.padding)
 
     @property
     def sparse(self) -> tuple[tuple[MoEConfig, int], ...]:
@@ -123,8 +130,9 @@ def work_of(
     rows = config.train.micro_batch_rows // plan.batch_ranks
     filled = plan.tensor if plan.sequence else 1  # rows are padded so that tokens come out even
     stacks = tuple(
-        replace(part, rows=rows, length=-(-part.length // filled) * filled)
+        replace(part, rows=rows, length=part.length + pad, padding=pad)
         for part in anatomy.stacks
+        for pad in (-part.length % filled,)
     )
     entry = entry_bytes(config)
     wire = 2 if plan.wire == "bfloat16" else entry
@@ -150,7 +158,7 @@ def routed(work: Work, part: StackWork, moe: MoEConfig, load: Load) -> int:
     group of every rank; without one, every token of the ranks that share the experts, as often as
     it can choose experts of the rank.
     """
-    expert, tokens = work.plan.expert, part.tokens
+    expert, tokens = work.plan.expert, part.routed
     local = moe.num_experts // expert
     assignments = tokens * moe.router.active
     bound = tokens * expert * min(moe.router.active, local)
@@ -168,9 +176,10 @@ def _slots(part: StackWork, moe: MoEConfig) -> int | None:
     """Slots of an expert for the tokens of one rank; None where they are not bounded."""
     if moe.group.kind == DocumentGroup.kind:
         return None
-    group = moe.group.rows * part.length
+    length = part.length - part.padding
+    group = moe.group.rows * length
     capacity = moe.expert_capacity(moe.train_capacity_factor, group)
-    return None if capacity is None else -(-part.tokens // group) * capacity
+    return None if capacity is None else -(-part.routed // group) * capacity
 
 
 def fullest(draws: int, places: int) -> float:
