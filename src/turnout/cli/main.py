@@ -29,6 +29,7 @@ COMMANDS = {
     "check": Command("turnout.cli.check", "whether a router keeps the contract, a model leaks"),
     "convert": Command("turnout.cli.convert", "from Hugging Face checkpoints, and back"),
     "checkpoint": Command("turnout.cli.checkpoint", "inspect, verify and reshard what a run saved"),
+    "plan": Command("turnout.cli.plan", "memory, time and layout of a run, before it is started"),
     "data": Command("turnout.cli.data", "fetch larger corpora, build shards, describe them"),
     "doctor": Command("turnout.cli.doctor", "what this machine can do, and what Turnout will use"),
 }
