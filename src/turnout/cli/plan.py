@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from turnout.cli.arguments import Parser, option_names, split_dotted
+from turnout.cli.auto import SEARCHED, decided
 from turnout.cli.resolve import add_options, resolve
 from turnout.config import io
 from turnout.config.errors import UserError
@@ -21,7 +22,6 @@ from turnout.plan.search import Layout, Question, layouts
 
 _SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 _GROUPS = ("assume", "price")
-_SEARCHED = ("train.micro_batches", "train.recompute")
 _PASSED = ("objective", "router", "optimizer", "schedule", "config")
 
 
@@ -133,9 +133,7 @@ def _answer(options: argparse.Namespace, dotted: Mapping[str, str]) -> Answer:
         ranks=_whole(options.devices),
         device=device,
         assumed=io.override(Assumptions(), groups["assume"], "assume"),
-        fixed=frozenset(
-            name for name in of_run if name.startswith("parallel.") or name in _SEARCHED
-        ),
+        fixed=decided(of_run),
     )
     found = layouts(question)
     best = found[0]
@@ -180,7 +178,7 @@ def _own_words(options: argparse.Namespace, dotted: Mapping[str, str]) -> list[s
     words += ["--dense"] if options.dense else []
     words += ["--data", *options.data] if options.data else []
     for name, text in dotted.items():
-        searched = name in _SEARCHED or name.startswith("parallel.")
+        searched = name in SEARCHED or name.startswith("parallel.")
         if not searched or name == "parallel.wire":
             words += [f"--{name.replace('_', '-')}", text]
     return words

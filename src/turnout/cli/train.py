@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from turnout.cli.arguments import Parser, command, option_names, split_dotted
+from turnout.cli.auto import laid_out
 from turnout.cli.launch import Launch
 from turnout.cli.resolve import add_options, fresh_folder, resolve
 from turnout.cli.user_code import add_trust, trust, trust_own
@@ -48,6 +49,8 @@ def _run(arguments: Sequence[str], launch: Launch) -> int:
     if wants_help:
         _say(f"{_help(parser, config)}\n", launch)
         return 0
+    if options.parallel is not None:
+        config = laid_out(config, launch.size, options.device, dotted)
     plan = over_ranks(config, launch.size)
     if options.dry_run:
         _say(describe(config), launch)
@@ -108,6 +111,14 @@ def _parser() -> Parser:
     parser.add_argument("--out", metavar="DIR", help="the run's folder; default runs/PRESET")
     parser.add_argument("--resume", metavar="RUN", help="continue a run from its last checkpoint")
     parser.add_argument(
+        "--parallel",
+        choices=("auto",),
+        help="lay the run over the started ranks as `turnout plan` ranks first",
+    )
+    parser.add_argument(
+        "--device", default="cpu", metavar="NAME", help="what auto plans for; default cpu"
+    )
+    parser.add_argument(
         "--act", action="store_true", help="let alarms change the loss coefficients, with a record"
     )
     parser.add_argument(
@@ -138,7 +149,7 @@ def _help(parser: Parser, config: RunConfig) -> str:
 def _resume(options: argparse.Namespace, dotted: dict[str, str], launch: Launch) -> int:
     for name in (
         *("preset", "objective", "router", "data", "config", "out"),
-        *("optimizer", "schedule"),
+        *("optimizer", "schedule", "parallel"),
     ):
         if getattr(options, name) is not None:
             raise UserError(
