@@ -1,4 +1,4 @@
-"""``--parallel auto`` lays a run out as the plan ranks first, and keeps what the user has decided."""
+"""``--parallel auto`` lays a run out as the plan ranks first, and keeps what was decided."""
 
 import pytest
 
