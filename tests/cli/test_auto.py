@@ -2,7 +2,9 @@
 
 import pytest
 
+from turnout.cli import train
 from turnout.cli.auto import laid_out
+from turnout.cli.launch import Launch
 from turnout.cli.main import main
 from turnout.config import io, presets
 from turnout.config.errors import ConfigError, UserError
@@ -39,13 +41,9 @@ def test_what_fits_nowhere_is_refused() -> None:
         laid_out(presets.run("switch_base"), 1, "h100", ())
 
 
-def test_on_the_command_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
-    assert main(["train", "switch_mini", "--parallel", "auto", "--dry-run"]) == 0
+def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["switch_mini", "--parallel", "auto"]
+    assert train._run([*asked, "--dry-run"], Launch(0, 2)) == 0
     assert "[parallel]\ndata = 2\nfsdp = 2\n" in capsys.readouterr().out
-    monkeypatch.delenv("WORLD_SIZE")
     assert main(["train", "--resume", "x", "--parallel", "auto"]) == 2
     assert "takes no parallel" in capsys.readouterr().err
