@@ -13,6 +13,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], 
     pools: dict[int, Pool] = {}
 
     def of(size: int) -> Pool:
+        if size in pools and pools[size].broken:
+            pools.pop(size).stop()
         if size not in pools:
             pools[size] = Pool.start(size, tmp_path_factory.mktemp("group") / "store")
         return pools[size]

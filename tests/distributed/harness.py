@@ -23,10 +23,11 @@ SECONDS = 300  # the most that a job may take: a hang fails, it does not wait fo
 
 @dataclass
 class Pool:
-    """Ranks of one gloo group."""
+    """Ranks of one gloo group; ``broken`` after a job that failed, for some may still be in it."""
 
     processes: list[BaseProcess]
     pipes: list[Connection]
+    broken: bool = False
 
     @staticmethod
     def start(size: int, store: Path) -> "Pool":
@@ -51,10 +52,12 @@ class Pool:
             pipe.send((job, args))
         answers = []
         for rank, pipe in enumerate(self.pipes):
+            self.broken = True
             assert pipe.poll(SECONDS), f"rank {rank} hangs in {job.__name__}{args}"
             failed, value = pipe.recv()
             assert not failed, f"rank {rank} in {job.__name__}:\n{value}"
             answers.append(value)
+        self.broken = False
         return answers
 
     def stop(self) -> None:
