@@ -109,7 +109,7 @@ def test_neither_optimiser_nor_average_holds_a_bias(balanced_run: RunConfig) -> 
         assert id(buffers[name]) not in held and name not in (state.average or {})
         assert bias.dtype == torch.float32 and not buffers[name].requires_grad
         assert set(bias.tolist()) <= {-RATE, 0.0, RATE} and bias.any()  # whole steps, no decay
-    with averaged(state.model, state.average):
+    with averaged(state.weights, state.average):
         inside = biases(state.model)
     assert all(torch.equal(inside[name], found[name]) for name in found)
 
