@@ -103,12 +103,19 @@ def _values(name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def own(state: TrainState, weight: str, whole: Tensor, without: int | None = None) -> Tensor | None:
-    """This rank's block of a whole tensor, by narrowing it; None where it holds none."""
+    """This rank's block of a whole tensor; None where it holds none.
+
+    That it is the block with which the model computes, the next loss shows.
+    """
     if not isinstance(state.ranks, ManyRanks):
         return whole
     shard = state.ranks.layout.shards[weight]
     shard = shard if without is None else shard.without(without)
-    return shard.of(whole) if shard.owned else None
+    if not shard.owned:
+        return None
+    for dim, (start, length) in enumerate(zip(*shard.block, strict=True)):
+        whole = whole.narrow(dim, start, length)
+    return whole
 
 
 def blocks(state: TrainState, wholes: Mapping[str, Tensor]) -> dict[str, Tensor]:
