@@ -33,7 +33,7 @@ COLOURS = {
     "expert and data": ORANGE,
     "expert, 8 a group": "#8457a6",
     "tensor": "#1d7a5f",
-    "expert, tensor 8, data": "#a8324f",
+    "expert, tensor 4, data": "#a8324f",
 }
 
 
@@ -78,7 +78,7 @@ def plans(ranks: int) -> dict[str, ParallelPlan]:
         "expert and data": ParallelPlan(expert=ranks),
         "expert, 8 a group": ParallelPlan(expert=group, fsdp=group),
         "tensor": ParallelPlan(tensor=ranks),
-        "expert, tensor 8, data": ParallelPlan(expert=max(ranks // 8, 1), tensor=group),
+        "expert, tensor 4, data": ParallelPlan(expert=max(ranks // 4, 1), tensor=min(4, ranks)),
     }
 
 
