@@ -42,6 +42,8 @@ sys.exit(code)
         ("checkpoint",),
         ("checkpoint", "inspect", "--help"),
         ("checkpoint", "inspect", "nowhere"),
+        ("plan", "--help"),
+        ("plan", "switch_tiny", "--devices", "4", "--json"),
     ],
 )
 def test_no_torch_is_imported(arguments: tuple[str, ...]) -> None:

@@ -153,7 +153,7 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _short(value: float) -> str:
+def _short(value: float | int) -> str:
     """``1234567`` -> ``1.23M``."""
     for scale, letter in _SCALES:
         if abs(value) >= scale:
@@ -161,7 +161,7 @@ def _short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _bytes(value: float) -> str:
+def _bytes(value: float | int) -> str:
     """``1234567`` -> ``1.23 MB``."""
     text = _short(value)
     return f"{text[:-1]} {text[-1]}B" if text[-1].isalpha() else f"{text} B"

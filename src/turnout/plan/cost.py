@@ -72,8 +72,8 @@ def step_time(work: Work, device: Device, assumed: Assumptions, memory: Memory) 
     slowest = assumed.jitter * math.sqrt(2 * math.log(work.plan.ranks))
     waiting = uneven + slowest * (computing + uneven)
     found = collectives(work, "expected")
-    exchange = sum(seconds_of(each, device, assumed) for each in found if not each.hidden)
-    hidden = sum(seconds_of(each, device, assumed) for each in found if each.hidden)
+    exchange = math.fsum(seconds_of(each, device, assumed) for each in found if not each.hidden)
+    hidden = math.fsum(seconds_of(each, device, assumed) for each in found if each.hidden)
     exposed = max(hidden - assumed.overlap * computing, (1 - assumed.overlap) * hidden)
     update = UPDATE * memory.weights / _bytes_a_second(device, assumed)
     return Time(**parts, update=update, waiting=waiting, exchange=exchange, sharding=exposed)
@@ -126,7 +126,7 @@ def _compute(work: Work, device: Device, assumed: Assumptions) -> dict[str, floa
     matrices, experts = work.sharding.matrices, work.sharding.experts
     rows = _share(work, "balanced")
 
-    def roofline(flops: float, entries: float, passes: int) -> float:
+    def roofline(flops: float | int, entries: int, passes: int) -> float:
         """Of one row's operations, and the entries of the matrices that a pass reads."""
         longer = max(work.rows * flops / peak, entries * work.entry / moved)
         return train.micro_batches * passes * longer

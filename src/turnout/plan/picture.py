@@ -16,6 +16,7 @@ from turnout.plan.search import Layout
 INK, QUIET, LINE, GREY = "#1f2933", "#52606d", "#9aa5b1", "#7b8794"
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 CORES = 16
+Length = float | int
 SHOWN = 64  # ranks of the plan's own layout
 _SIDE, _GAP, _MARGIN, _HEAD = 34, 3, 24, 16
 
@@ -117,7 +118,7 @@ def _heading(layout: Layout) -> str:
     return _text(_MARGIN, 40, title, 22, INK, bold=True) + _text(_MARGIN, 64, about, 14, QUIET)
 
 
-def _column(strategy: Strategy) -> tuple[str, list[str], float, float]:
+def _column(strategy: Strategy) -> tuple[str, list[str], Length, Length]:
     """Title, both grids one below the other, width and height."""
     across = round(len(strategy.cells) ** 0.5)
     side = across * (_SIDE + _GAP)
@@ -130,7 +131,7 @@ def _column(strategy: Strategy) -> tuple[str, list[str], float, float]:
     return strategy.title, grids, max(side, 8.6 * len(strategy.title)), 2 * side + 62
 
 
-def _own(layout: Layout) -> tuple[list[str], float, float]:
+def _own(layout: Layout) -> tuple[list[str], Length, Length]:
     """The layout of the plan: parts, width and height."""
     plan, found = layout.plan, cells(layout)
     across, big = min(8, len(found)), 52
@@ -239,7 +240,7 @@ def _colour(part: Part) -> str:
     return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
 
 
-def _placed(x: float, y: float, parts: Sequence[str]) -> str:
+def _placed(x: Length, y: Length, parts: Sequence[str]) -> str:
     return f'<g transform="translate({x:.1f},{y:.1f})">{"".join(parts)}</g>'
 
 
@@ -247,12 +248,12 @@ def _frame(side: int) -> str:
     return f'<rect width="{side}" height="{side}" fill="none" stroke="{LINE}"/>'
 
 
-def _rect(x: float, y: float, width: float, height: float, fill: str, opacity: float) -> str:
+def _rect(x: Length, y: Length, width: Length, height: Length, fill: str, opacity: float) -> str:
     place = f'x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}"'
     return f'<rect {place} fill="{fill}" fill-opacity="{opacity}"/>'
 
 
-def _text(x: float, y: float, text: str, size: int, fill: str, *, bold: bool = False) -> str:
+def _text(x: Length, y: Length, text: str, size: int, fill: str, *, bold: bool = False) -> str:
     weight = ' font-weight="bold"' if bold else ""
     place = f'x="{x:.1f}" y="{y:.1f}" font-size="{size}"'
     return f'<text {place} fill="{fill}"{weight}>{escape(text)}</text>'

@@ -226,7 +226,7 @@ def _rank(layout: Layout) -> tuple[bool, float, int]:
     """Those that fit by time; the others by how much they take."""
     if layout.fits:
         return False, layout.time.step, layout.expected.peak
-    return True, layout.expected.peak, 0
+    return True, float(layout.expected.peak), 0
 
 
 def _refuse(question: Question) -> NoReturn:
