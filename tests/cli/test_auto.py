@@ -37,8 +37,8 @@ def test_what_was_decided_stays() -> None:
 def test_what_fits_nowhere_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"train\.batch_rows = 32: must be a multiple of 3"):
         laid_out(mini(), 3, "cpu", ())
-    with pytest.raises(UserError, match="no layout of switch_base fits on 1 x h100"):
-        laid_out(presets.run("switch_base"), 1, "h100", ())
+    with pytest.raises(UserError, match="no layout of switch_c fits on 1 x h100"):
+        laid_out(presets.run("switch_c"), 1, "h100", ())
 
 
 def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
