@@ -24,6 +24,7 @@ ARROWS: dict[str, frozenset[str]] = {
     "conformance": frozenset({"config", "moe", "models", "data.batch"}),
     "integrations": frozenset({"config", "nn", "moe", "conformance"}),
     "checkpoint": frozenset({"config"}),
+    "plan": frozenset({"config"}),
     "generate": frozenset({"config", "data", "moe", "models", "checkpoint"}),
     "train": frozenset({"config", "pytree", "data", "moe", "models", "objectives", "checkpoint"}),
     # A picture begins with a run folder, which train.session opens.

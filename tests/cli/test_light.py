@@ -39,6 +39,8 @@ sys.exit(code)
         ("data", "fetch", "--help"),
         ("report", "--help"),
         ("doctor", "--help"),
+        ("plan", "--help"),
+        ("plan", "switch_tiny", "--devices", "4", "--json"),
     ],
 )
 def test_no_torch_is_imported(arguments: tuple[str, ...]) -> None:

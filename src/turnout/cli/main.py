@@ -28,6 +28,7 @@ COMMANDS = {
     "report": Command("turnout.cli.report", "write a run's report, or compare several, as HTML"),
     "check": Command("turnout.cli.check", "whether a router keeps the contract, a model leaks"),
     "convert": Command("turnout.cli.convert", "from Hugging Face checkpoints, and back"),
+    "plan": Command("turnout.cli.plan", "memory, time and layout of a run, before it is started"),
     "data": Command("turnout.cli.data", "fetch larger corpora, build shards, describe them"),
     "doctor": Command("turnout.cli.doctor", "what this machine can do, and what Turnout will use"),
 }

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import singledispatch
 
 from turnout.config.errors import UserError
+from turnout.config.flops import Flops, decoder_only_flops, encoder_decoder_flops
 from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig, ModelConfig
 
 TRAINING = 3
@@ -11,19 +12,40 @@ TRAINING = 3
 
 
 @singledispatch
-def forward_flops(model: object, rows: int) -> int:
-    """Arithmetic of one forward pass over ``rows`` full rows."""
+def lengths(model: object) -> tuple[int, ...]:
+    """The configured tokens of a row in each stack."""
     raise UserError(f"model = {model!r}: no such model family")
 
 
-@forward_flops.register
-def _(model: DecoderOnlyConfig, rows: int) -> int:
-    return model.flops(rows, model.length)
+@lengths.register
+def _(model: DecoderOnlyConfig) -> tuple[int, ...]:
+    return (model.length,)
 
 
-@forward_flops.register
-def _(model: EncoderDecoderConfig, rows: int) -> int:
-    return model.flops(rows, model.encoder_length, model.decoder_length)
+@lengths.register
+def _(model: EncoderDecoderConfig) -> tuple[int, ...]:
+    return model.encoder_length, model.decoder_length
+
+
+@singledispatch
+def forward_parts(model: object, rows: int) -> Flops:
+    """Arithmetic of one forward pass over ``rows`` full rows, by part."""
+    raise UserError(f"model = {model!r}: no such model family")
+
+
+@forward_parts.register
+def _(model: DecoderOnlyConfig, rows: int) -> Flops:
+    return decoder_only_flops(model, rows, model.length)
+
+
+@forward_parts.register
+def _(model: EncoderDecoderConfig, rows: int) -> Flops:
+    return encoder_decoder_flops(model, rows, model.encoder_length, model.decoder_length)
+
+
+def forward_flops(model: ModelConfig, rows: int) -> int:
+    """Arithmetic of one forward pass over ``rows`` full rows."""
+    return forward_parts(model, rows).total
 
 
 def step_flops(model: ModelConfig, rows: int) -> int:

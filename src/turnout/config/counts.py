@@ -1,4 +1,4 @@
-"""What a model holds and what a forward pass costs, from the configuration alone.
+"""What a model holds, from the configuration alone; ``flops`` has what a forward pass costs.
 
 The module tree that is counted: an embedding [V, D]; a head [V, D] unless tied; a layer is
 norm + self-attention, in the decoder of two stacks norm + cross-attention, norm + feed-forward
@@ -14,7 +14,6 @@ from turnout.config.attention import Attention
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.moe import MoEConfig
 from turnout.config.positions import Positions
-from turnout.config.routers.base import router_flops
 
 
 @dataclass(frozen=True)
@@ -116,25 +115,6 @@ def decoder_only_params(config: Shape) -> ParamCount:
     return _params(config)
 
 
-def encoder_decoder_flops(
-    config: Shape, batch: int, encoder_length: int, decoder_length: int
-) -> int:
-    """Arithmetic of one forward pass over rows of these lengths, every position real."""
-    encoder, decoder = config.stacks()
-    return (
-        _stack_flops(encoder, batch, encoder_length)
-        + _stack_flops(decoder, batch, decoder_length)
-        + _cross_flops(decoder, batch, decoder_length, encoder_length)
-        + _head_flops(config, batch * decoder_length)
-    )
-
-
-def decoder_only_flops(config: Shape, batch: int, length: int) -> int:
-    """Arithmetic of one forward pass over rows of this length, every position real."""
-    (decoder,) = config.stacks()
-    return _stack_flops(decoder, batch, length) + _head_flops(config, batch * length)
-
-
 def _params(config: Shape) -> ParamCount:
     table = config.vocab_size * config.d_model
     total = Components(embedding=table, head=0 if config.tied else table)
@@ -193,53 +173,3 @@ def _sparse_projections(stack: Stack, moe: MoEConfig, active: bool) -> Component
 
 def _counted(moe: MoEConfig, active: bool) -> int:
     return moe.router.active if active else moe.num_experts
-
-
-def _ffn_flops(network: FeedForwardConfig, rows: int, d_model: int) -> int:
-    return 2 * rows * network.num_matrices * d_model * network.d_ff
-
-
-def _stack_flops(stack: Stack, batch: int, length: int) -> int:
-    tokens, width = batch * length, stack.d_model
-    attention = stack.attention.projection_flops(width, tokens, tokens)
-    attention += batch * stack.attention.score_flops(length, length)
-    dense = stack.num_layers - sum(moe.in_feed_forward for moe in stack.sparse)
-    flops = stack.num_layers * attention
-    flops += dense * _ffn_flops(stack.feed_forward, tokens, width)
-    for moe in stack.sparse:
-        if moe.in_feed_forward:
-            flops += _network_flops(stack, moe, tokens)
-        if moe.in_attention:
-            flops += _expert_projection_flops(stack, moe, tokens)
-    return flops
-
-
-def _expert_projection_flops(stack: Stack, moe: MoEConfig, tokens: int) -> int:
-    """What experts in attention add: two routers and their projections, less the dense ones."""
-    routers = 2 * tokens * router_flops(moe.router, stack.d_model, moe.num_experts)
-    experts = moe.router.active * stack.attention.num_expert_params(stack.d_model)
-    dense = stack.attention.num_replaced_params(stack.d_model)
-    return routers + 2 * tokens * (experts - dense)
-
-
-def _network_flops(stack: Stack, moe: MoEConfig, tokens: int) -> int:
-    """Router, experts over T * k rows, shared experts and the extra network of one layer."""
-    width = stack.d_model
-    flops = tokens * router_flops(moe.router, width, moe.num_experts)
-    flops += _ffn_flops(moe.expert_ffn(stack.feed_forward), tokens * moe.router.active, width)
-    shared = moe.shared_ffn(stack.feed_forward)
-    if shared is not None:
-        flops += _ffn_flops(shared, tokens, width) + moe.shared_gate * 2 * tokens * width
-    if moe.extra_ffn:
-        flops += _ffn_flops(stack.feed_forward, tokens, width)
-    return flops
-
-
-def _cross_flops(stack: Stack, batch: int, length: int, memory: int) -> int:
-    attention = stack.attention
-    layer = attention.projection_flops(stack.d_model, batch * length, batch * memory)
-    return stack.num_layers * (layer + batch * attention.score_flops(length, memory))
-
-
-def _head_flops(config: Shape, tokens: int) -> int:
-    return 2 * tokens * config.d_model * config.vocab_size

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from turnout.config import counts
+from turnout.config import counts, flops
 from turnout.config.attention import Attention, AttentionConfig
 from turnout.config.attention_checks import check_layers, check_positions, check_projecting
 from turnout.config.errors import ConfigError, check_words, require
@@ -115,7 +115,7 @@ class EncoderDecoderConfig:
 
     def flops(self, batch: int, encoder_length: int, decoder_length: int) -> int:
         """Arithmetic of one forward pass, a multiply-add counted as two, nothing dropped."""
-        return counts.encoder_decoder_flops(self, batch, encoder_length, decoder_length)
+        return flops.encoder_decoder_flops(self, batch, encoder_length, decoder_length).total
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class DecoderOnlyConfig:
 
     def flops(self, batch: int, length: int) -> int:
         """Arithmetic of one forward pass, a multiply-add counted as two, nothing dropped."""
-        return counts.decoder_only_flops(self, batch, length)
+        return flops.decoder_only_flops(self, batch, length).total
 
 
 ModelConfig = EncoderDecoderConfig | DecoderOnlyConfig

@@ -124,8 +124,7 @@ class ParallelPlan:
         """Shards fill whole rows of the mesh: those of the experts must be ranks of its own."""
         if self.fsdp is None:
             return
-        ranks = data * self.expert
-        valid = [n for n in divisors(ranks) if n % self.expert == 0 or self.expert % n == 0]
+        ranks, valid = data * self.expert, fsdp_sizes(data, self.expert)
         require(
             self.fsdp in valid,
             "parallel.fsdp",
@@ -133,6 +132,11 @@ class ParallelPlan:
             f"one of {', '.join(map(str, valid))} with {ranks} batch ranks and parallel.expert = "
             f"{self.expert}",
         )
+
+
+def fsdp_sizes(data: int, expert: int) -> list[int]:
+    """Numbers of shards of a dense weight that fill whole rows of the mesh, ascending."""
+    return [n for n in divisors(data * expert) if n % expert == 0 or expert % n == 0]
 
 
 def divisors(value: int) -> list[int]:

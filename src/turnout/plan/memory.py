@@ -1,0 +1,134 @@
+"""Bytes on one rank, by component, and the most that are alive at once."""
+
+from dataclasses import dataclass, fields
+from functools import singledispatch
+
+from turnout.config.errors import UserError
+from turnout.config.optimizers import AdafactorConfig, AdamWConfig
+from turnout.config.train import RunConfig
+from turnout.plan.activations import activations, head_buffers, recomputed
+from turnout.plan.weights import Held, Sharding
+from turnout.plan.work import FLOAT, Load, Work
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by component.
+
+    ``weights``, ``gradients``, ``optimiser`` and ``average`` are this rank's shards, in float32.
+    ``gathered`` are weights and gradients in one piece: those around the layers, and of the
+    largest layer one in use and one on its way. ``casts`` are copies of matrices in the dtype of
+    the computation, which the backward pass needs. ``dispatch`` are rows that travelled, with the
+    tables that lead them; ``activations`` everything else that is kept for the backward pass.
+    ``head`` is the backward pass of the output head, ``update`` what the optimiser makes of its
+    largest tensor.
+    """
+
+    weights: int
+    gradients: int
+    optimiser: int
+    average: int
+    gathered: int
+    casts: int
+    activations: int
+    dispatch: int
+    head: int
+    update: int
+    accumulating: bool
+
+    def components(self) -> dict[str, int]:
+        """All components by name."""
+        names = (f.name for f in fields(self) if f.name != "accumulating")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def state(self) -> int:
+        """What stays from step to step."""
+        return self.weights + self.optimiser + self.average
+
+    @property
+    def backward(self) -> int:
+        """When the backward pass begins; gradients are there from earlier micro-batches alone."""
+        passing = self.gathered + self.casts + self.activations + self.dispatch + self.head
+        return self.state + passing + (self.gradients if self.accumulating else 0)
+
+    @property
+    def updating(self) -> int:
+        """When the optimiser works."""
+        return self.state + self.gradients + self.update
+
+    @property
+    def moment(self) -> str:
+        """When most is alive."""
+        return "backward" if self.backward >= self.updating else "update"
+
+    @property
+    def peak(self) -> int:
+        """The most at once."""
+        return max(self.backward, self.updating)
+
+
+def memory(work: Work, load: Load, optimiser: int | None = None) -> Memory:
+    """What one rank holds at its fullest moments; the first rank's shards, the largest.
+
+    Args:
+        load: how many rows come to the experts of this rank.
+        optimiser: ``optimiser_bytes`` of these shards, where they are known.
+    """
+    shards = work.sharding
+    weights = FLOAT * shards.kept
+    if optimiser is None:
+        optimiser = optimiser_bytes(work.config, shards)
+    kept = activations(work, load) + recomputed(work, load)
+    return Memory(
+        weights=weights,
+        gradients=weights,
+        optimiser=optimiser,
+        average=weights if work.config.train.average else 0,
+        # Weights around the layers stay gathered, with their gradients, until the backward pass
+        # ends. Of layers one is in use, the next on its way, and the gradients of one leave.
+        gathered=FLOAT * (2 * shards.around + 3 * shards.layer),
+        casts=_casts(work),
+        activations=kept.total - kept.dispatch,
+        dispatch=kept.dispatch,
+        head=head_buffers(work),
+        update=4 * FLOAT * shards.largest_shard,
+        accumulating=work.config.train.micro_batches > 1,
+    )
+
+
+def optimiser_bytes(config: RunConfig, shards: Sharding) -> int:
+    """The optimiser's state of all shards of one rank."""
+    parts = shards.parts
+    return sum(state_bytes(config.optimizer, part) * repeat for part, repeat in parts)
+
+
+def _casts(work: Work) -> int:
+    """Matrices in half precision: of all layers, or of one where layers are computed again."""
+    if work.entry == FLOAT:
+        return 0
+    shards = work.sharding
+    again = work.config.train.recompute
+    return work.entry * (shards.matrices_of_a_layer if again else shards.matrices)
+
+
+@singledispatch
+def state_bytes(optimizer: object, part: Held) -> int:
+    """The optimiser's state of one weight on one rank."""
+    raise UserError(f"optimizer = {optimizer!r}: no such optimiser")
+
+
+@state_bytes.register
+def _(optimizer: AdamWConfig, part: Held) -> int:
+    """Two moments, and a count of steps."""
+    return (2 * part.kept + 1) * FLOAT
+
+
+@state_bytes.register
+def _(optimizer: AdafactorConfig, part: Held) -> int:
+    """Means of rows and of columns of each matrix; the square of what is no matrix, or small."""
+    shape = part.weight.shape
+    inner = shape[1:] if part.weight.role == "experts" else shape
+    if len(inner) < 2 or min(inner) < optimizer.min_factored:
+        return part.kept * FLOAT
+    return (part.kept // part.shape[-1] + part.kept // part.shape[-2]) * FLOAT
