@@ -25,6 +25,20 @@ ARROWS: dict[str, frozenset[str]] = {
     "integrations": frozenset({"config", "nn", "moe", "conformance"}),
     "checkpoint": frozenset({"config"}),
     "plan": frozenset({"config"}),
+    "simulate": frozenset(
+        {
+            "config",
+            "data.batch",
+            "data.keys",
+            "moe",
+            "models",
+            "objectives",
+            "checkpoint",
+            "train",
+            "parallel",
+            "plan",
+        }
+    ),
     "generate": frozenset({"config", "data", "moe", "models", "checkpoint"}),
     "train": frozenset({"config", "pytree", "data", "moe", "models", "objectives", "checkpoint"}),
     # A picture begins with a run folder, which train.session opens.

@@ -22,6 +22,9 @@ COMMANDS = {
     "compare": Command(
         "turnout.cli.compare", "a sparse model against its dense twin: how much sooner"
     ),
+    "simulate": Command(
+        "turnout.cli.simulate", "a step on thousands of ranks, counted in one process"
+    ),
     "eval": Command("turnout.cli.eval", "evaluate a run on its held-out text or on yours"),
     "generate": Command("turnout.cli.generate", "continue a prompt, or fill its blanks"),
     "probe": Command("turnout.cli.probe", "draw a run: its curve, and which expert reads what"),

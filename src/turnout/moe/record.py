@@ -37,7 +37,7 @@ class RoutingRecord:
     def save(self, path: Path | str) -> None:
         """Writes a safetensors file: ``NAME.expert`` and the other parts of each layer."""
         tensors = {
-            f"{name}.{part}": getattr(layer, part).detach().cpu().contiguous()
+            f"{name}.{part}": getattr(layer, part).detach().cpu().clone().contiguous()
             for name, layer in zip(self.names, self.layers, strict=True)
             for part in PARTS
         }

@@ -17,6 +17,8 @@ from turnout.models.base import Model
 from turnout.moe.losses import LossSums
 from turnout.moe.stats import LayerStats
 from turnout.parallel.apply import apply
+from turnout.parallel.collectives import exchange_counts
+from turnout.parallel.exchange import CountExchange
 from turnout.parallel.mesh import Meshes
 from turnout.parallel.rows import own_rows
 from turnout.parallel.shards import Layout, local, squared_norm
@@ -34,6 +36,7 @@ class ManyRanks(Ranks):
         group_rows: rows of a routing group, which stay on one rank.
         messages: how they speak of what is rare.
         leave: is called when this rank leaves the others.
+        counts: how they learn how many rows come; a simulation puts its own in its place.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class ManyRanks(Ranks):
         group_rows: int,
         messages: checkpoint.Ranks,
         leave: Callable[[], None] = lambda: None,
+        counts: CountExchange = exchange_counts,
     ) -> None:
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
@@ -50,13 +54,18 @@ class ManyRanks(Ranks):
         self._leave = leave
         self._meshes = meshes
         self._group_rows = group_rows
+        self._exchange = counts
         # Ranks of one tensor axis read the same rows: the first of them counts.
         self._counts = self.rank % meshes.plan.tensor == 0
         self.layout = Layout({})
         self._weights: dict[str, nn.Parameter] = {}
 
     def lay_out(self, model: Model) -> None:
-        self.layout = apply(model, self._meshes)
+        self.layout = apply(model, self._meshes, self._exchange)
+        self.hold(model)
+
+    def hold(self, model: Model) -> None:
+        """Take up the weights of a model that is laid out, where its memory is now."""
         units = [module for module in model.modules() if isinstance(module, FSDPModule)]
         for unit in units:
             # The first gathering may move the memory of a shard: afterwards it stays.

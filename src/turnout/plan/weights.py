@@ -185,7 +185,8 @@ def _pieced(each: Gathered) -> int:
 
 
 def _cast(each: Gathered) -> int:
-    return sum(part.whole for part in each.parts if part.cast)
+    """What pads the shards is not cast."""
+    return sum(prod(part.local) for part in each.parts if part.cast)
 
 
 def sharding(units: tuple[Unit, ...], plan: ParallelPlan) -> Sharding:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 from torch.nn.utils import clip_grads_with_norm_
@@ -87,7 +87,7 @@ def added_terms(ranks: Ranks, reports: Sequence[LossReport]) -> tuple[dict[str, 
 
 
 def _own_terms(reports: Sequence[LossReport]) -> tuple[dict[str, float], float]:
-    parts = [asdict(report.terms) for report in reports]
+    parts = [vars(report.terms) for report in reports]
     terms = {name: math.fsum(float(part[name]) for part in parts) for name in parts[0]}
     return terms, sum(float(report.total.detach()) for report in reports)
 
