@@ -93,7 +93,7 @@ def _step(run: RunConfig, plan: ParallelPlan, traffic: Traffic) -> StepCost:
     """Layouts are made of tensors on meta: with a fake one FSDP would copy each of its parts."""
     meshes = Meshes.of(plan)
     group = 1 if run.model.moe is None else run.model.moe.group.rows
-    ranks = ManyRanks(meshes, group, checkpoint.Alone(), traffic.counts)
+    ranks = ManyRanks(meshes, group, checkpoint.Alone(), counts=traffic.counts)
     dtype = _DTYPES[run.train.dtype]
     model = build(run.model, dtype=dtype, recompute=run.train.recompute, device="meta")
     ranks.layout = apply(model, meshes, traffic.counts)
