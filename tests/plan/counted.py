@@ -9,7 +9,6 @@ are taken to be alike on all of them. Run as ``python -m tests.plan.counted RUNS
 import json
 import sys
 from collections import Counter
-from functools import partial
 from typing import Any
 
 import torch
@@ -26,9 +25,8 @@ from turnout.config.train import RunConfig
 from turnout.data.batch import Batch, Stream
 from turnout.models.build import build
 from turnout.objectives import build as build_objective
-from turnout.parallel import ranks as parallel_ranks
-from turnout.parallel.apply import apply
 from turnout.parallel.mesh import Meshes
+from turnout.parallel.ranks import ManyRanks
 from turnout.train.counts import Counts
 from turnout.train.ranks import Alone
 from turnout.train.state import TrainState
@@ -98,7 +96,7 @@ def count(ranks: int, options: dict[str, str]) -> list[list[Any]]:
     run = few(options)
     plan = over_ranks(run, ranks)
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
-    many = parallel_ranks.ManyRanks(Meshes.of(plan), 1, Alone().messages)
+    many = ManyRanks(Meshes.of(plan), 1, Alone().messages, counts=_same)
     model = build(run.model, recompute=run.train.recompute)
     model.init_weights(0)
     many.lay_out(model)
@@ -116,5 +114,4 @@ def count(ranks: int, options: dict[str, str]) -> list[list[Any]]:
 
 
 if __name__ == "__main__":
-    parallel_ranks.apply = partial(apply, counts=_same)  # type: ignore[assignment]
     print(json.dumps([count(ranks, options) for ranks, options in json.loads(sys.argv[1])]))
