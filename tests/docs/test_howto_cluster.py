@@ -53,7 +53,7 @@ def test_every_command(tmp_path: Path, tools: dict[str, str]) -> None:
         text = "\n".join(f"On day {day} I wrote {day * number} words." for day in range(60))
         (notes / f"{number:02d}.txt").write_text(text)
     scripts = blocks(PAGE, "bash")
-    assert len(scripts) == 6
+    assert len(scripts) == 7
     for script in scripts:
         several = "--nnodes 2 " in script
         line = f"{script.strip()} & {script.strip()}; wait" if several else script
