@@ -59,6 +59,8 @@ def ledger(monkeypatch):
         return call
 
     monkeypatch.setattr(stream, "bytearray", Buffer, raising=False)
+    monkeypatch.setattr(torch, "empty", counted(torch.empty))
+    monkeypatch.setattr(stream, "MOST_READ", 64)  # of small tensors, too, a part at a time
     for name in ("new_empty", "contiguous"):
         monkeypatch.setattr(torch.Tensor, name, counted(getattr(torch.Tensor, name)))
     return found
@@ -110,4 +112,4 @@ def test_fused_experts(ledger, tmp_path):
     # time. The way back makes the one of the two, which are read one after the other.
     there, back = converted(ledger, tmp_path, "fused")
     assert there == pytest.approx(1 + 1 / 18)
-    assert back == pytest.approx(1.5)
+    assert back == pytest.approx(1.5, abs=0.02)  # and the part that is being read

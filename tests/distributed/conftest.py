@@ -1,4 +1,5 @@
-"""Pools of ranks, one of each size for all tests of this folder."""
+"""Pools of ranks, one of each size for all tests of this folder; they end with its last one, for the
+threads of their groups are never quite idle."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,7 +8,7 @@ import pytest
 from tests.distributed.harness import Pool
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Pool]]:
     """The pool of so many ranks."""
     pools: dict[int, Pool] = {}
