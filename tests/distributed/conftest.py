@@ -1,5 +1,7 @@
-"""Pools of ranks, one of each size for all tests of this folder; they end with its last one, for the
-threads of their groups are never quite idle."""
+"""Pools of ranks, one of each size for all tests of this folder.
+
+They end with its last test: the threads of their groups are never quite idle.
+"""
 
 from collections.abc import Callable, Iterator
 
