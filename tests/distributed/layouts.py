@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 from torch.optim import SGD
 
-from tests.distributed.cases import MODELS, batches_of
+from tests.distributed.cases import MODELS, batches_of, meshes
 from tests.distributed.cases import Case as Batches
 from turnout.checkpoint import durable
 from turnout.checkpoint.ranks import OverStore
@@ -25,7 +25,6 @@ from turnout.config.parallel import ParallelPlan
 from turnout.config.train import RunConfig, TrainConfig
 from turnout.models.build import build
 from turnout.objectives import build as build_objective
-from turnout.parallel.mesh import Meshes
 from turnout.parallel.ranks import ManyRanks
 from turnout.train.control import Control
 from turnout.train.counts import Counts
@@ -88,7 +87,7 @@ class Saved:
         if size > 1:
             rank = dist.get_rank()
             said = OverStore(PrefixStore(name, _get_default_store()), rank, size)
-            ranks = ManyRanks(Meshes.of(plan.over(size)), 1, said)
+            ranks = ManyRanks(meshes(plan.over(size)), 1, said)
         ranks.lay_out(model)
         state = TrainState.fresh(run, model, ranks)
         if self.optimizer == "sgd":
