@@ -17,6 +17,7 @@ from turnout.config.layout import over_ranks
 from turnout.config.train import RunConfig
 from turnout.parallel.ranks import ManyRanks
 from turnout.train.hooks.base import End, Hook, Start
+from turnout.train.ranks import Alone, Ranks
 from turnout.train.report import Evaluation, Event, StepReport
 from turnout.train.saving import save_state
 from turnout.train.session import Session, open_session
@@ -27,7 +28,9 @@ from turnout.train.trainer import Trainer
 def opened(config: RunConfig, tag: str, checkpoint: Path | None = None) -> Session:
     """A session of all ranks; ``tag`` is new for each."""
 
-    def connect() -> ManyRanks:
+    def connect() -> Ranks:
+        if dist.get_world_size() == 1:
+            return Alone()
         plan = over_ranks(config, dist.get_world_size())
         group = 1 if config.model.moe is None else config.model.moe.group.rows
         store = PrefixStore(tag, _get_default_store())
