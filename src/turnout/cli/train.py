@@ -220,11 +220,13 @@ class Run:
 def _train(config: RunConfig, run: Run) -> int:
     from turnout.checkpoint.format import CheckpointError
     from turnout.cli.build_progress import build_progress
+    from turnout.train.host_memory import keep_freed_memory
     from turnout.train.ranks import told
     from turnout.train.session import open_session
     from turnout.train.stopping import Interrupted
     from turnout.train.trainer import Trainer
 
+    keep_freed_memory()
     progress = build_progress() if run.launch.first else None
     session = open_session(config, run.checkpoint, progress, _connect(config, run))
     ranks = session.state.ranks

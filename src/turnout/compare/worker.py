@@ -28,6 +28,7 @@ from turnout.config.errors import UserError
 from turnout.train.hooks.base import End, Hook, Start
 from turnout.train.hooks.plain import PlainLines
 from turnout.train.hooks.starts import StartsWriter
+from turnout.train.host_memory import keep_freed_memory
 from turnout.train.machine import package_version, processor
 from turnout.train.report import Evaluation, Event, StepReport, finite
 from turnout.train.session import Session, open_session, saved_config
@@ -64,6 +65,7 @@ def train(folder: Path, say: Say, at_once: int = 1) -> Outcome:
         UserError: as ``open_session``, and whatever else than bad numbers stops the trainer.
         KeyboardInterrupt: it was stopped.
     """
+    keep_freed_memory()
     started = time.monotonic()
     checkpoint = folders.latest(folder) if folders.saved_steps(folder) else None
     config = io.load_toml(folder / RUN_FILE) if checkpoint is None else saved_config(folder)

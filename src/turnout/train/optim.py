@@ -57,6 +57,7 @@ def _adamw(config: AdamWConfig, model: Named, whole: WholeOf = _unsharded) -> Op
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
+        fused=True,
     )
 
 
