@@ -20,7 +20,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from turnout.moe.products import BACKENDS, ProductShape, choose, grouped_product, usable
+from turnout.moe.product_backends import BACKENDS
+from turnout.moe.products import ProductShape, choose, grouped_product, usable
 from turnout.nn.linear import linear
 
 REPEATS = 9

@@ -39,10 +39,11 @@ EVERYTHING = [
 
 # Code in moe/ that reads data on the host or indexes by a computed value, and why it may.
 EXCUSED = {
-    "moe/products.py: offsets.tolist()": "the slice and bmm backends of a custom op, opaque to "
-    "compile, need the ends of each expert's rows as integers",
+    "moe/product_backends.py: offsets.tolist()": "the slice and bmm backends of a custom op, "
+    "opaque to compile, need the ends of each expert's rows as integers",
     "moe/packed.py: offsets.tolist()": "the same, in an op of its own",
-    "moe/products.py: padded[place]": "a store to distinct rows, in an op without autograd inside",
+    "moe/product_backends.py: padded[place]": "a store to distinct rows, in an op without "
+    "autograd inside",
     "moe/products.py: BACKENDS[backend]": "a dict by name",
     "moe/dispatch/__init__.py: dispatchers[name]": "a dict by name",
     "moe/hash_tables.py: counts.index_select(0, order).tolist()": "a table is made on the host, "

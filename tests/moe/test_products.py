@@ -8,15 +8,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from turnout.config.errors import ConfigError
+from turnout.moe.product_backends import BACKENDS, _rounded, kernel_rows
 from turnout.moe.products import (
-    BACKENDS,
     Choice,
     ProductShape,
-    _rounded,
     choose,
     grouped_linear,
     grouped_product,
-    kernel_rows,
     usable,
 )
 from turnout.nn import onednn
@@ -73,12 +71,12 @@ def test_linear_is_the_product_with_transposed_matrices(backend, case):
 
 
 def test_rows_for_a_kernel(monkeypatch):
-    """128 to 256 rows: eight sizes, multiples of 16; other devices as they are, and float32 unless
+    """128 to 256 rows: sixteen sizes, multiples of 8; other devices as they are, and float32 unless
     oneDNN computes it."""
     monkeypatch.setattr(onednn, "FASTER", True)
-    assert kernel_rows(130, torch.float32, "cpu") == 144
+    assert kernel_rows(130, torch.float32, "cpu") == 136
     monkeypatch.setattr(onednn, "FASTER", False)
-    assert kernel_rows(130, torch.bfloat16, "cpu") == 144
+    assert kernel_rows(130, torch.bfloat16, "cpu") == 136
     assert kernel_rows(3, torch.bfloat16, "cpu") == 8
     assert kernel_rows(130, torch.float32, "cpu") == 130
     assert kernel_rows(130, torch.bfloat16, "cuda") == 130
@@ -155,8 +153,9 @@ def test_it_traces_under_fake_tensors_and_counts_its_arithmetic(backend):
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
 def test_operators_keep_torch_library_s_rules(backend):
     rows, weight, offsets = problem(COUNTS["empty experts"], torch.float32)
-    arguments = (torch.nan_to_num(rows).requires_grad_(), weight.requires_grad_(), offsets)
-    torch.library.opcheck(torch.ops.turnout.grouped_product.default, (*arguments, False, backend))
+    rows, weight = torch.nan_to_num(rows).requires_grad_(), weight.requires_grad_()
+    arguments = (rows, weight, None, offsets, False, backend)
+    torch.library.opcheck(torch.ops.turnout.grouped_product.default, arguments)
 
 
 def test_the_choice_gives_its_reason(monkeypatch):
@@ -179,14 +178,14 @@ def test_the_choice_gives_its_reason(monkeypatch):
 
 
 def test_rounding_leaves_few_sizes():
-    # Steps of a sixteenth of the next power of two, and of 8 at least: 100 of 128 goes up in
-    # steps of 8, 129 of 256 in steps of 16, 1000 of 1024 in steps of 64.
+    # Steps of a thirty-second of the next power of two, and of 8 at least: 129 of 256 goes up in
+    # steps of 8, 1000 of 1024 in steps of 32, 1025 of 2048 in steps of 64.
     rows = [0, 1, 8, 9, 100, 129, 1000, 1024, 1025]
-    assert [_rounded(n, 5000) for n in rows] == [0, 8, 8, 16, 104, 144, 1024, 1024, 1152]
+    assert [_rounded(n, 5000) for n in rows] == [0, 8, 8, 16, 104, 136, 1024, 1024, 1088]
     assert _rounded(1025, 1030) == 1030, "never more rows than there are"
     sizes = {_rounded(n, 8192) for n in range(1, 8193)}
-    assert len(sizes) == 16 + 6 * 8  # 16 up to 128, then eight an octave
-    assert all(0 <= _rounded(n, 8192) - n < max(8, n / 8) for n in range(8193))
+    assert len(sizes) == 32 + 5 * 16  # 32 up to 256, then sixteen an octave
+    assert all(0 <= _rounded(n, 8192) - n < max(8, n / 16) for n in range(8193))
 
 
 @pytest.mark.parametrize("d_in", [3, 8])

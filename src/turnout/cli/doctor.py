@@ -50,6 +50,7 @@ def _products(rows: int) -> list[str]:
     import torch
 
     from turnout.moe import products
+    from turnout.moe.product_backends import BACKENDS
 
     lines = [
         "grouped product, forward and backward, milliseconds (measured now, best of 3, other loads "
@@ -59,7 +60,7 @@ def _products(rows: int) -> list[str]:
     for experts, d_in, d_out in ((8, 128, 512), (64, 128, 512), (8, 512, 2048)):
         for dtype in (torch.float32, torch.bfloat16):
             shape = products.ProductShape(rows, experts, d_in, d_out, dtype, "cpu")
-            usable = [name for name in products.BACKENDS if products.usable(name, shape)]
+            usable = [name for name in BACKENDS if products.usable(name, shape)]
             times = {name: _milliseconds(shape, name, generator) for name in usable}
             lines.append(_product_line(shape, times, products.choose(shape)))
     return lines

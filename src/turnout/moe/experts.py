@@ -109,7 +109,7 @@ class Experts(ExpertStack):
         offsets: Int[Tensor, " E"],
         of_row: Int[Tensor, " N"],
     ) -> Float[Tensor, "N F"]:
-        out = grouped_product(rows, weight.to(rows.dtype), offsets, self.product)
+        out = grouped_product(rows, weight, offsets, self.product)
         if bias is None:
             return out
         return out + bias.to(rows.dtype).index_select(0, of_row)
@@ -149,7 +149,7 @@ class LinearExperts(ExpertStack):
     ) -> Float[Tensor, "N O"]:
         """Applies expert e to rows ``offsets[e-1] .. offsets[e]``; rows past the last are zero
         through the product and take no part in a gradient."""
-        return grouped_product(rows, self.weight.to(rows.dtype), offsets, self.product)
+        return grouped_product(rows, self.weight, offsets, self.product)
 
 
 def expert_of_row(rows: int, offsets: Int[Tensor, " E"]) -> Int[Tensor, " N"]:

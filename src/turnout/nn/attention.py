@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from turnout.config.attention import AttentionConfig
+from turnout.nn import learned_bias
 from turnout.nn.init import matrix_normal_
 from turnout.nn.linear import Linear
 from turnout.nn.norms import RMSNorm
@@ -181,15 +182,22 @@ class AttentionBase(nn.Module, ABC):
         if self.sinks is not None:
             read, mask = with_sinks(read, mask, self.sinks)
         dtype = read.keys.dtype  # a cache's may be wider
-        mixed = F.scaled_dot_product_attention(
-            split.to(dtype),
-            read.keys,
-            read.values,
-            attn_mask=mask if mask.dtype == torch.bool else mask.to(dtype),
-            dropout_p=self.dropout if self.training else 0.0,
-            scale=self.scale,
-            enable_gqa=self.config.kv_heads != self.config.num_heads,
-        )
+        split = split.to(dtype)
+        dropout = self.dropout if self.training else 0.0
+        if learned_bias.takes(split, read.keys, read.values, mask, dropout):
+            mixed = learned_bias.attention(
+                split, read.keys, read.values, mask.to(dtype), self.scale
+            )
+        else:
+            mixed = F.scaled_dot_product_attention(
+                split,
+                read.keys,
+                read.values,
+                attn_mask=mask if mask.dtype == torch.bool else mask.to(dtype),
+                dropout_p=dropout,
+                scale=self.scale,
+                enable_gqa=self.config.kv_heads != self.config.num_heads,
+            )
         joined: Tensor = self.out(mixed.transpose(1, 2).flatten(2).to(queries.dtype))
         return joined
 

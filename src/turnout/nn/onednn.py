@@ -48,8 +48,8 @@ def linear(
 
 
 def kernel_size(rows: int) -> int:
-    """Rows of a kernel for so many: eight sizes an octave, multiples of 8."""
-    step = max(8, 1 << max(rows.bit_length() - 4, 0))
+    """Rows of a kernel for so many: sixteen sizes an octave, multiples of 8."""
+    step = max(8, 1 << max(rows.bit_length() - 5, 0))
     return -(-rows // step) * step
 
 

@@ -67,6 +67,8 @@ def made(work: Work, load: Load) -> Activations:
     for part in work.stacks:
         for moe, count in part.kinds:
             found += _layer(work, part, moe, load).times(count)
+        if work.entry != FLOAT and not work.config.model.dropout:
+            found += Activations(attention=_shared_bias(work, part))
     return found
 
 
@@ -164,11 +166,15 @@ def _self_attention(work: Work, part: StackWork, moe: MoEConfig | None) -> Activ
     positions = stack.positions
     learned = positions.kind == RelativeBias.kind
     rotated = stack.positions.kind == Rotary.kind
-    plain = learned or bool(work.config.model.dropout)
-    kernel = _Kernel(part.length, part.length, plain, rotated)
+    dropped = bool(work.config.model.dropout)
+    # In half precision nothing of a learned bias is kept but the bias itself.
+    blockwise = learned and work.entry != FLOAT and not dropped
+    plain = (learned or dropped) and not blockwise
+    kernel = _Kernel(part.length, part.length, plain, rotated, blockwise)
     found += Activations(attention=_attention(stack.attention, work, part, part, kernel))
     if learned and _a_layer(part):
         found += Activations(attention=part.length * part.length * INDEX)
+        found += Activations(attention=_bias(work, part) if blockwise else 0)
     if moe is not None and moe.in_attention:
         candidates = part.tokens * moe.router.candidates(moe.num_experts)
         each = 2 * candidates * stack.d_model * work.entry
@@ -187,12 +193,14 @@ def _cross_attention(work: Work, part: StackWork) -> Activations:
 @dataclass(frozen=True)
 class _Kernel:
     """Attention of ``queries`` to ``keys`` of a row. One that is ``plain`` keeps the
-    probabilities, in float32: so it is where the bias is learned, or probabilities dropped."""
+    probabilities, in float32: so it is where the bias is learned, or probabilities dropped. One
+    that is ``biased`` has a bias of the heads, counted apart, in the place of a mask."""
 
     queries: int
     keys: int
     plain: bool
     rotated: bool = False
+    biased: bool = False
 
 
 @singledispatch
@@ -249,15 +257,20 @@ def _probabilities(work: Work, part: StackWork, heads: int, kernel: _Kernel) -> 
 
 def _mask(work: Work, part: StackWork, kernel: _Kernel) -> int:
     """[R, 1, S, S] as a number to be added, made for each layer."""
-    return part.rows * kernel.queries * kernel.keys * work.entry
+    return 0 if kernel.biased else part.rows * kernel.queries * kernel.keys * work.entry
 
 
 def _shared_bias(work: Work, part: StackWork) -> int:
-    """The bias of a stack with its mask, [R, H, S, S], which layers that are made again wait for;
-    else it is gone with the forward pass."""
+    """The bias of a stack with its mask, [R, H, S, S], which layers that are made again wait
+    for, and those of half precision; else it is gone with the forward pass."""
     positions = part.stack.positions
     if positions.kind != RelativeBias.kind or _a_layer(part):
         return 0
+    return _bias(work, part)
+
+
+def _bias(work: Work, part: StackWork) -> int:
+    """[R, H, S, S] in the dtype of the computation."""
     heads = part.stack.attention.num_heads // work.plan.tensor
     return part.rows * heads * part.length * part.length * work.entry
 

@@ -13,7 +13,7 @@ from tests.integrations.transformers.families import FAMILIES, answer, apart, bu
 from turnout.config.errors import ConfigError, UserError
 from turnout.integrations.transformers import use
 from turnout.integrations.transformers.experts import implementation
-from turnout.moe.products import BACKENDS
+from turnout.moe.product_backends import BACKENDS
 
 BOUND = 1e-5
 

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from turnout.integrations.transformers.layout import Activation, Layout
 from turnout.integrations.transformers.order import Order
-from turnout.moe.products import kernel_rows
+from turnout.moe.product_backends import kernel_rows
 from turnout.nn import onednn
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from turnout.moe.dispatch.base import Dispatched, Dispatcher, Granted
+from turnout.moe.dispatch.rows import sent, weighted_home
 from turnout.pytree import pytree
 
 
@@ -50,20 +51,20 @@ class SortedDispatcher(Dispatcher[SortedTicket]):
             num_tokens=assignment.num_tokens,
             per_token=assignment.per_token,
         )
+        token = assignment.token.index_select(0, order)
+        per_token = assignment.per_token
         return Dispatched(
-            rows=x.index_select(0, assignment.token.index_select(0, order)),
+            rows=x.index_select(0, token) if per_token is None else sent(x, token, row, per_token),
             offsets=counts[:-1].cumsum(0).to(torch.int32),
             ticket=ticket,
         )
 
     def combine(self, rows: Float[Tensor, "N D"], ticket: SortedTicket) -> Float[Tensor, "T D"]:
+        if ticket.per_token is not None:
+            return weighted_home(rows, ticket.weight, ticket.row, ticket.kept, ticket.per_token)
         kept = ticket.kept.unsqueeze(1)
         weight = torch.where(kept, ticket.weight.unsqueeze(1), 0.0)
         home = torch.where(kept, rows.index_select(0, ticket.row), 0.0)
         weighted = home * weight  # float32: the weight's dtype is the wider one
-        if ticket.per_token is not None:
-            summed = weighted.view(ticket.num_tokens, ticket.per_token, rows.shape[1]).sum(1)
-        else:
-            summed = weighted.new_zeros(ticket.num_tokens, rows.shape[1])
-            summed = summed.index_add(0, ticket.token, weighted)
-        return summed.to(rows.dtype)
+        summed = weighted.new_zeros(ticket.num_tokens, rows.shape[1])
+        return summed.index_add(0, ticket.token, weighted).to(rows.dtype)

@@ -1,0 +1,140 @@
+"""Rows to their experts and home, each way and each gradient in as few passes as it takes.
+
+Composed of plain operators a gradient of a gather would be a scatter into zeros, and rows would be
+widened to float32 as a whole. Here the way back is a gather too, and what is float32 is a part of
+the rows that the cache holds. Axes: T tokens, N rows and assignments, D width, K choices.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+PART = 1 << 18  # elements of a part: 1 MiB in float32
+
+
+def sent(
+    x: Float[Tensor, "T D"],
+    token: Int[Tensor, " N"],
+    row: Int[Tensor, " N"],
+    per_token: int,
+) -> Float[Tensor, "N D"]:
+    """``x[token]``, where assignment n of K a token became row ``row[n]``."""
+    rows: Tensor = torch.ops.turnout.sent(x, token, row, per_token)
+    return rows
+
+
+@torch.library.custom_op(
+    "turnout::sent",
+    mutates_args=(),
+    schema="(Tensor x, Tensor token, Tensor row, int per_token) -> Tensor",
+)
+def _sent_op(x, token, row, per_token):  # type: ignore[no-untyped-def]
+    return x.index_select(0, token)
+
+
+@_sent_op.register_fake
+def _(x, token, row, per_token):  # type: ignore[no-untyped-def]
+    return x.new_empty(token.shape[0], x.shape[1])
+
+
+def _keep_row(ctx: Any, inputs: Any, output: Tensor) -> None:
+    _, _, row, ctx.per_token = inputs
+    ctx.save_for_backward(row)
+
+
+def _back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (row,) = ctx.saved_tensors
+    home = grad.index_select(0, row)
+    if ctx.per_token > 1:
+        home = home.view(-1, ctx.per_token, grad.shape[1]).sum(1)
+    return home, None, None, None
+
+
+_sent_op.register_autograd(_back, setup_context=_keep_row)
+
+
+def weighted_home(
+    rows: Float[Tensor, "N D"],
+    weight: Float[Tensor, " N"],
+    row: Int[Tensor, " N"],
+    kept: Bool[Tensor, " N"],
+    per_token: int,
+) -> Float[Tensor, "T D"]:
+    """Each token's kept rows times their float32 weights, added in float32 and cast once."""
+    home: Tensor = torch.ops.turnout.weighted_home(rows, weight, row, kept, per_token)
+    return home
+
+
+def _parts(rows: int, width: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
+    """Start and length of each part of the rows."""
+    size = max(PART // max(width, 1) // multiple, 1) * multiple
+    return ((start, min(size, rows - start)) for start in range(0, rows, size))
+
+
+@torch.library.custom_op(
+    "turnout::weighted_home",
+    mutates_args=(),
+    schema="(Tensor rows, Tensor weight, Tensor row, Tensor kept, int per_token) -> Tensor",
+)
+def _home_op(rows, weight, row, kept, per_token):  # type: ignore[no-untyped-def]
+    width, wide = rows.shape[1], torch.promote_types(rows.dtype, weight.dtype)
+    out = rows.new_empty(row.shape[0] // per_token, width)
+    for start, size in _parts(row.shape[0], width, per_token):
+        factor, slotted = (each.narrow(0, start, size).unsqueeze(1) for each in (weight, kept))
+        found = rows.index_select(0, row.narrow(0, start, size)).to(wide).mul_(factor)
+        # Not times zero: what experts leave in rows without a slot counts for nothing.
+        found.masked_fill_(~slotted, 0.0)
+        if per_token > 1:
+            found = found.view(-1, per_token, width).sum(1)
+        out.narrow(0, start // per_token, size // per_token).copy_(found)
+    return out
+
+
+@_home_op.register_fake
+def _(rows, weight, row, kept, per_token):  # type: ignore[no-untyped-def]
+    return rows.new_empty(row.shape[0] // per_token, rows.shape[1])
+
+
+@torch.library.custom_op(
+    "turnout::weighted_home_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor rows, Tensor weight, Tensor row, Tensor kept, int per_token) "
+    "-> (Tensor, Tensor)",
+)
+def _home_backward_op(grad, rows, weight, row, kept, per_token):  # type: ignore[no-untyped-def]
+    assignment = torch.empty_like(row).scatter_(0, row, torch.arange(len(row), device=row.device))
+    token = assignment // per_token
+    factor = torch.where(kept, weight, 0.0).index_select(0, assignment).unsqueeze(1)
+    wide = torch.promote_types(rows.dtype, weight.dtype)
+    of_row = weight.new_empty(row.shape)
+    grad_rows = torch.empty_like(rows)
+    for span in _parts(rows.shape[0], rows.shape[1]):
+        upstream = grad.index_select(0, token.narrow(0, *span)).to(wide)
+        dots = torch.linalg.vecdot(upstream, rows.narrow(0, *span).to(wide))
+        of_row.narrow(0, *span).copy_(dots)
+        grad_rows.narrow(0, *span).copy_(upstream.mul_(factor.narrow(0, *span)))
+    grad_weight = of_row.index_select(0, row).masked_fill_(~kept, 0.0)
+    return grad_rows, grad_weight
+
+
+@_home_backward_op.register_fake
+def _(grad, rows, weight, row, kept, per_token):  # type: ignore[no-untyped-def]
+    return torch.empty_like(rows), torch.empty_like(weight)
+
+
+def _save(ctx: Any, inputs: Any, output: Tensor) -> None:
+    rows, weight, row, kept, ctx.per_token = inputs
+    ctx.save_for_backward(rows, weight, row, kept)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    grads = torch.ops.turnout.weighted_home_backward(
+        grad.contiguous(), *ctx.saved_tensors, ctx.per_token
+    )
+    return (*grads, None, None, None)
+
+
+_home_op.register_autograd(_backward, setup_context=_save)
