@@ -18,6 +18,7 @@ from turnout.data.batch import Batch
 from turnout.models.base import Model
 from turnout.moe.losses import LossSums
 from turnout.moe.stats import LayerStats
+from turnout.train.stopping import StopRequest
 
 Weights = Mapping[str, nn.Parameter]
 
@@ -69,12 +70,14 @@ class Ranks(ABC):
         size: how many there are.
         batch_rank: which share of the rows this one reads.
         messages: for what is rare: saving, failing, saying why.
+        request: what asked this process to stop; noted while it trains.
     """
 
     rank: int
     size: int
     batch_rank: int
     messages: checkpoint.Ranks
+    request: StopRequest
 
     @abstractmethod
     def lay_out(self, model: Model) -> None:
@@ -194,6 +197,7 @@ class Alone(Ranks):
 
     def __init__(self) -> None:
         self.messages = checkpoint.Alone()
+        self.request = StopRequest()
 
     def close(self) -> None:
         """Nothing: there is nobody to leave."""
