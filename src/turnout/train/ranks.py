@@ -3,6 +3,7 @@
 One process is the case that asks nobody. The trainer itself knows no group and no mesh.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch.nn.utils import get_total_norm
 from turnout.checkpoint import ranks as checkpoint
 from turnout.checkpoint.blocks import Block
 from turnout.checkpoint.format import Part
+from turnout.config.errors import UserError
 from turnout.data.batch import Batch
 from turnout.models.base import Model
 from turnout.moe.losses import LossSums
@@ -185,6 +187,30 @@ def told(ranks: Ranks, work: Callable[[], str]) -> str:
         return [work()] * len(texts)
 
     return ranks.messages.consult(lambda: "", judge)
+
+
+def same(messages: checkpoint.Ranks, facts: Mapping[str, str]) -> None:
+    """Refuse ranks that would train on something else than the first one, or otherwise.
+
+    Args:
+        facts: what each found for itself, by the name of what would settle it.
+
+    Raises:
+        CheckpointError: names the rank, and what differs; on all ranks.
+    """
+
+    def judge(texts: list[str]) -> list[str]:
+        first, *others = map(json.loads, texts)
+        for rank, found in enumerate(others, start=1):
+            for name, value in found.items():
+                if value != first[name]:
+                    raise UserError(
+                        f"{name}: {value} on rank {rank}, but {first[name]} on rank 0; must be "
+                        "the same on all machines: set it, or start the same versions on all"
+                    )
+        return texts
+
+    messages.consult(lambda: json.dumps(facts), judge)
 
 
 @final
