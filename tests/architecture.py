@@ -56,6 +56,7 @@ ARROWS: dict[str, frozenset[str]] = {
             "models",
             "checkpoint",
             "train.ranks",
+            "train.stopping",
         }
     ),
     "compare": frozenset(

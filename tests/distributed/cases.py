@@ -51,6 +51,14 @@ MODELS: dict[str, ModelConfig] = {
     "encoder-decoder, switch at capacity 1": replace(T5, moe=SWITCH),
     "encoder-decoder, top-2": replace(T5, moe=replace(TOP2, train_capacity_factor=1.0)),
 }
+DROPLESS = replace(SWITCH, train_capacity_factor=None)
+MORE: dict[str, ModelConfig] = {
+    "decoder, switch dropless": replace(GLAM, moe=DROPLESS),
+    "decoder, top-2 at capacity 1": replace(MODERN, moe=replace(TOP2, train_capacity_factor=1.0)),
+    "encoder-decoder, switch dropless": replace(T5, moe=DROPLESS),
+    "encoder-decoder, top-2 dropless": replace(T5, moe=TOP2),
+}
+ALL = {**MODELS, **MORE}
 LENGTHS = (16, 9, 12, 16, 3, 16, 8, 10)
 
 
@@ -59,6 +67,7 @@ class Case:
     """A model, its losses and a layout; ``parts`` are micro-batches.
 
     ``labels`` are those of the rows; ``trimmed`` rows of a rank are as long as its longest.
+    ``last`` are the lengths of the rows of the last micro-batch, where they are others.
     """
 
     model: ModelConfig
@@ -69,13 +78,15 @@ class Case:
     recompute: bool = False
     labels: tuple[int, ...] | None = None
     trimmed: bool = False
+    last: tuple[int, ...] | None = None
 
 
 def batches_of(case: Case) -> list[Batch]:
     """The micro-batches of all ranks; rows of different lengths, whose keys are their numbers."""
     parts = []
     for part in range(case.parts):
-        lengths = list(case.lengths)
+        last = case.last is not None and part == case.parts - 1
+        lengths = list(case.last or () if last else case.lengths)
         decoder = stream(lengths, 16, seed=2 * part + 1)
         encoder = stream(lengths[::-1], 16, seed=2 * part + 2)
         both = case.model.kind == "encoder_decoder"

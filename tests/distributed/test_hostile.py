@@ -52,6 +52,15 @@ def test_fewer_rows_than_come_out_even(ranks: Ranks) -> None:
             assert too_far(ranks(2).run(differences, case)) == {}, (plan, lengths)
 
 
+@pytest.mark.parametrize("last", [(16, 9, 12, 5), (7,)], ids=["half", "one row"])
+def test_a_rank_with_fewer_batches(ranks: Ranks, last: tuple[int, ...]) -> None:
+    # Two micro-batches; of the second, which ends the data, the last rank has less, or nothing.
+    for plan in PLANS:
+        for losses in (LossConfig(), LossConfig(scope="batch")):
+            case = Case(TOP1, plan, losses, parts=2, last=last)
+            assert too_far(ranks(2).run(differences, case)) == {}, (plan, losses.scope)
+
+
 def test_ranks_whose_rows_have_different_lengths(ranks: Ranks) -> None:
     for plan in PLANS[:3]:
         case = Case(TOP1, plan, lengths=(16, 9, 12, 16, 3, 2, 5, 4), trimmed=True)

@@ -131,6 +131,14 @@ def test_the_next_loss_on_another_layout(
         assert found[0]["losses"] == pytest.approx(watch.losses, rel=1e-6), plan
 
 
+def test_the_header_says_how_tokens_reach_their_experts(
+    ranks: Ranks, plain_run: RunConfig, tmp_path: Path
+) -> None:
+    for plan, name in ((P(expert=2), "all_to_all"), (P(), "sorted"), (P(tensor=2), "sorted")):
+        found = ranks(2).run(training.header, laid(plain_run, plan), f"{tmp_path}/{plan}")
+        assert all(f"dispatcher {name}, product" in text for text in found), plan
+
+
 def befallen(ranks: Ranks, config: RunConfig, folder: Path, kind: str) -> list[dict[str, object]]:
     config = replace(laid(config, P(expert=2)), guards=GuardConfig(max_skipped=2))
     return ranks(2).run(training.trouble, config, folder, f"{folder}/{kind}", kind, 1)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -63,6 +64,46 @@ def test_many_that_do_not_wait_are_not_all_listed() -> None:
     standings[100] = waits("all_reduce (number 1 of default_pg)", 10.0)
     assert report(standings, 10.0).count("says nothing") == 8
     assert report(standings, 10.0).endswith("; and more")
+
+
+def until(fulfilled: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not fulfilled():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_who_leaves_after_a_failure_leaves_word_and_the_first_word_counts() -> None:
+    store = dist.HashStore()
+    watchdogs = [Watchdog(store, rank, 3, print, every=0.01).start() for rank in range(3)]
+    watchdogs[2].leave("RuntimeError: a defect")
+    until(lambda: all(one.absent() for one in watchdogs[:2]))
+    watchdogs[1].leave("RuntimeError: the connection broke")
+    assert watchdogs[0].absent() == "rank 2 has left: RuntimeError: a defect"
+    watchdogs[0].stop()
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_who_is_silent_counts_as_gone_only_where_this_process_is_to_stop(gone: int) -> None:
+    store, stopping = dist.HashStore(), threading.Event()
+    one = Watchdog(store, 1 - gone, 2, print, every=0.01, stopping=stopping.is_set).start()
+    Watchdog(store, gone, 2, print, every=0.01).start().stop()
+    silent = f"rank {gone} says nothing: it is gone, or stopped"
+    until(lambda: one._heard_of(gone) is None)
+    assert one.absent() == ""
+    stopping.set()
+    until(lambda: one.absent() == silent)
+    one.stop()
+
+
+def test_a_process_that_goes_on_alone_is_ended() -> None:
+    store, said = dist.HashStore(), list[str]()
+    watchdogs = [Watchdog(store, rank, 2, print, every=0.01) for rank in range(2)]
+    watchdogs[0].start(said.append)
+    watchdogs[1].start().leave("RuntimeError: a defect")
+    until(lambda: bool(said))
+    watchdogs[0].stop()
+    assert said[0] == "rank 1 has left: RuntimeError: a defect"
 
 
 def loiter(gate: Path) -> None:

@@ -16,6 +16,7 @@ from turnout.checkpoint.ranks import OverStore
 from turnout.config.layout import over_ranks
 from turnout.config.train import RunConfig
 from turnout.parallel.ranks import ManyRanks
+from turnout.train.header import run_header
 from turnout.train.hooks.base import End, Hook, Start
 from turnout.train.ranks import Alone, Ranks
 from turnout.train.report import Evaluation, Event, StepReport
@@ -53,6 +54,11 @@ def go_on(config: RunConfig, checkpoint: Path, tag: str) -> dict[str, Any]:
     session = opened(config, tag, checkpoint)
     Trainer.of(session, None, [watch]).run(session.state.step + 1)
     return {"losses": watch.losses}
+
+
+def header(config: RunConfig, tag: str) -> str:
+    """Job: what a run says before its first step."""
+    return "\n".join(run_header(opened(config, tag)))
 
 
 def saved_again(config: RunConfig, checkpoint: Path, to: Path, tag: str) -> str:

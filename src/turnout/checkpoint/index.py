@@ -16,7 +16,15 @@ VERSION = 2
 
 
 class CheckpointError(UserError):
-    """A folder that is not a checkpoint, is damaged, or belongs to another model."""
+    """A folder that is not a checkpoint, is damaged, or belongs to another model.
+
+    Attributes:
+        agreed: whether all processes of a run raise it, with the number of the one at fault.
+    """
+
+    def __init__(self, text: str, agreed: bool = False) -> None:
+        super().__init__(text)
+        self.agreed = agreed
 
 
 @dataclass(frozen=True)

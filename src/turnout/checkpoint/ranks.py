@@ -5,6 +5,7 @@ message that will not come: what went wrong is itself the message.
 """
 
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import timedelta
@@ -18,6 +19,16 @@ from turnout.config.errors import UserError
 
 Judge = Callable[[list[str]], list[str]]
 TIMEOUT = timedelta(minutes=30)  # a rank may have to read a terabyte before it answers
+_SLICE = timedelta(seconds=0.5)  # of waiting, in which no signal is heeded
+
+
+class Left(Exception):
+    """Another rank has left for good, and will not answer: nothing can be agreed any more."""
+
+
+def nobody() -> str:
+    """Who has left, where nobody keeps watch."""
+    return ""
 
 
 class Ranks(ABC):
@@ -46,6 +57,7 @@ class Ranks(ABC):
 
         Raises:
             CheckpointError: the work of a rank or the judge failed, or a rank did not answer.
+            Left: a rank left meanwhile.
         """
 
     @abstractmethod
@@ -85,11 +97,20 @@ class OverStore(Ranks):
     Args:
         store: one that no other thread waits on; of a TCPStore a ``clone()``.
         timeout: how long the first rank waits for the slowest one.
+        absent: which rank has left for good, in words; empty while none has. Asked again and
+            again while this one waits.
     """
 
-    def __init__(self, store: Store, rank: int, size: int, timeout: timedelta = TIMEOUT) -> None:
+    def __init__(
+        self,
+        store: Store,
+        rank: int,
+        size: int,
+        timeout: timedelta = TIMEOUT,
+        absent: Callable[[], str] = nobody,
+    ) -> None:
         self._store, self._rank, self._size = store, rank, size
-        self._timeout = timeout
+        self._timeout, self._absent = timeout, absent
         self._count = self._lines = 0
 
     @property
@@ -107,7 +128,7 @@ class OverStore(Ranks):
         try:
             message = _said(work())
         except Exception as error:  # whatever it is: the others must not wait
-            own, message = error, _failed(f"rank {self._rank}: {_line(error)}")
+            own, message = error, _failed(_blaming(self._rank, error))
         self._store.set(f"{name}/{self._rank}", message)
         if self._rank == 0:
             self._answer(name, judge)
@@ -115,16 +136,18 @@ class OverStore(Ranks):
         if text is None:
             raise CheckpointError(f"rank 0 did not answer within {2 * self._timeout}")
         answer = json.loads(text)
+        if "left" in answer:
+            raise Left(answer["left"])
         if "failed" not in answer:
             return str(answer["said"])
         if own is not None and not isinstance(own, OSError | UserError):
             raise own
-        raise CheckpointError(answer["failed"]) from own
+        raise CheckpointError(answer["failed"], agreed=True) from own
 
     def apart(self) -> Ranks:
         self._lines += 1
         store = PrefixStore(f"line/{self._lines}", self._store.clone())  # type: ignore[attr-defined]
-        return OverStore(store, self._rank, self._size, self._timeout)
+        return OverStore(store, self._rank, self._size, self._timeout, self._absent)
 
     def _answer(self, name: str, judge: Judge) -> None:
         try:
@@ -135,10 +158,12 @@ class OverStore(Ranks):
                     f"rank {', '.join(silent)} did not answer within {self._timeout}"
                 )
             messages = [json.loads(text or "") for text in found]
-            failed = [message["failed"] for message in messages if "failed" in message]
+            failed = {message["failed"]: None for message in messages if "failed" in message}
             if failed:
-                raise CheckpointError("; ".join(failed[:3]))
+                raise CheckpointError("; ".join(list(failed)[:3]))
             answers = [_said(text) for text in judge([message["said"] for message in messages])]
+        except Left as error:
+            answers = [json.dumps({"left": str(error)})] * self._size
         except UserError as error:
             answers = [_failed(str(error))] * self._size
         except Exception as error:
@@ -147,14 +172,29 @@ class OverStore(Ranks):
             self._store.set(f"{name}/answer/{rank}", answer)
 
     def _word(self, key: str, timeout: timedelta) -> str | None:
-        """What stands under a key, which is then removed; None if nothing comes in time."""
-        try:
-            self._store.wait([key], timeout)
-        except DistStoreError:
-            return None
+        """What stands under a key, which is then removed; None if nothing comes in time.
+
+        Raises:
+            Left: a rank has left; what is there already is taken nevertheless.
+        """
+        end = time.monotonic() + timeout.total_seconds()
+        while not self._came(key):
+            gone = self._absent()
+            if gone:
+                raise Left(gone)
+            if time.monotonic() > end:
+                return None
         text = self._store.get(key).decode()
         self._store.delete_key(key)
         return text
+
+    def _came(self, key: str) -> bool:
+        """Whether a key is there, after a slice of time at most."""
+        try:
+            self._store.wait([key], _SLICE)
+        except DistStoreError:
+            return False
+        return True
 
 
 def _said(text: str) -> str:
@@ -163,6 +203,12 @@ def _said(text: str) -> str:
 
 def _failed(text: str) -> str:
     return json.dumps({"failed": text})
+
+
+def _blaming(rank: int, error: Exception) -> str:
+    """What went wrong, with the rank; a failure that all agreed on before names it already."""
+    agreed = isinstance(error, CheckpointError) and error.agreed
+    return str(error) if agreed else f"rank {rank}: {_line(error)}"
 
 
 def _line(error: Exception) -> str:

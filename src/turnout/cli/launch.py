@@ -1,13 +1,18 @@
 """A command that torchrun started several times: which of its processes this is. No torch."""
 
 import os
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
 from turnout.config.errors import ConfigError, UserError
+
+_BROKEN = ("connection closed", "connection reset", "connection was", "broken pipe", "gloo")
+PATIENCE = 5.0  # seconds for the first process to say what all of them should find
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,25 @@ class Launch:
             self._leave(error)
 
     def _leave(self, error: Exception) -> NoReturn:
-        if _said_by_all(error):
-            if self.first:
-                print(f"error: {error}", file=sys.stderr)
+        try:
+            if _said_by_all(error) and not self.first:
+                # The first says it and leaves, and torchrun ends the others: who is still here
+                # after that was alone with it.
+                time.sleep(PATIENCE)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # until all is said
+            self._say(error)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(2)
+
+    def _say(self, error: Exception) -> None:
+        from turnout.checkpoint.ranks import Left
+
+        if _said_by_all(error) and self.first:
+            print(f"error: {error}", file=sys.stderr)
+        elif isinstance(error, Left):
+            print(f"rank {self.rank} leaves: {error}", file=sys.stderr)
         elif isinstance(error, UserError | OSError):
             print(f"error: rank {self.rank}: {error}", file=sys.stderr)
         elif _broken(error):
@@ -58,13 +79,11 @@ class Launch:
         else:
             traceback.print_exc()
             print(f"error: rank {self.rank}: {type(error).__name__}: {error}", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(2)
 
 
 def _said_by_all(error: Exception) -> bool:
-    """Whether every process raises the same: it follows from the configuration, or was agreed."""
+    """Whether every process should raise the same: it follows from the configuration, or was
+    agreed."""
     from turnout.checkpoint.index import CheckpointError
 
     return isinstance(error, ConfigError | CheckpointError)
@@ -73,6 +92,4 @@ def _said_by_all(error: Exception) -> bool:
 def _broken(error: Exception) -> bool:
     """Whether torch says that a process at the other end is gone."""
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        word in text for word in ("connection closed", "connection reset", "broken pipe", "gloo")
-    )
+    return isinstance(error, RuntimeError) and any(word in text for word in _BROKEN)

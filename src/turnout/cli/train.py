@@ -3,8 +3,8 @@
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -218,6 +218,11 @@ class Run:
 
 
 def _train(config: RunConfig, run: Run) -> int:
+    with _joining(config, run) as connect:
+        return _trained(config, run, connect)
+
+
+def _trained(config: RunConfig, run: Run, connect: "Callable[[], Ranks]") -> int:
     from turnout.checkpoint.format import CheckpointError
     from turnout.cli.build_progress import build_progress
     from turnout.train.host_memory import keep_freed_memory
@@ -228,7 +233,7 @@ def _train(config: RunConfig, run: Run) -> int:
 
     keep_freed_memory()
     progress = build_progress() if run.launch.first else None
-    session = open_session(config, run.checkpoint, progress, _connect(config, run))
+    session = open_session(config, run.checkpoint, progress, connect)
     ranks = session.state.ranks
     folder = Path(told(ranks, lambda: str(run.folder)))
     watching = _watching(folder, run.trackers) if run.launch.first else []
@@ -251,16 +256,16 @@ def _train(config: RunConfig, run: Run) -> int:
     return 0
 
 
-def _connect(config: RunConfig, run: Run) -> "Callable[[], Ranks]":
+def _joining(config: RunConfig, run: Run) -> "AbstractContextManager[Callable[[], Ranks]]":
     """What joins the other processes, where there are any."""
     from turnout.train.ranks import Alone
 
     if run.launch.size == 1:
-        return Alone
-    from turnout.parallel.launch import connect
+        return nullcontext(Alone)
+    from turnout.parallel.launch import joining
 
     group_rows = 1 if config.model.moe is None else config.model.moe.group.rows
-    return partial(connect, run.plan, group_rows, run.launch.rank)
+    return joining(run.plan, group_rows, run.launch.rank)
 
 
 def _watching(folder: Path, trackers: Sequence[str]) -> "list[Hook]":

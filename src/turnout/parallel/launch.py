@@ -3,8 +3,11 @@
 import os
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch.distributed as dist
@@ -16,6 +19,7 @@ from turnout.config.parallel import ParallelPlan
 from turnout.parallel.mesh import Meshes
 from turnout.parallel.ranks import ManyRanks
 from turnout.parallel.watchdog import Watchdog, record_collectives
+from turnout.train.stopping import StopRequest
 
 TIMEOUT = timedelta(minutes=30)
 _FOLDER = "turnout/folder"  # of all attempts
@@ -47,15 +51,39 @@ class Address:
         )
 
 
-def connect(
+@contextmanager
+def joining(
     plan: ParallelPlan, group_rows: int, rank: int, address: Address | None = None
-) -> ManyRanks:
-    """Join the other ranks of ``plan``, whose sizes are numbers; every rank calls it.
+) -> Iterator[Callable[[], ManyRanks]]:
+    """What joins the other ranks of ``plan``, whose sizes are numbers; every rank calls it, once.
+
+    Where an error ends the block after that, the others get word: they may be waiting for a
+    message, and not in a collective, which ends when this process does.
+    """
+    at = Address.of_environment() if address is None else address
+    watchdogs: list[Watchdog] = []
+
+    def connect() -> ManyRanks:
+        ranks, watchdog = _connected_ranks(plan, group_rows, rank, at)
+        watchdogs.append(watchdog)
+        return ranks
+
+    try:
+        yield connect
+    except BaseException as error:
+        for watchdog in watchdogs:
+            watchdog.leave(" ".join(f"{type(error).__name__}: {error}".split()))
+        raise
+
+
+def _connected_ranks(
+    plan: ParallelPlan, group_rows: int, rank: int, at: Address
+) -> tuple[ManyRanks, Watchdog]:
+    """The ranks, and who watches them.
 
     A restarted run has to find no word of the run before: torchrun keeps its store, so that each
     attempt has names of its own in it.
     """
-    at = Address.of_environment() if address is None else address
     record_collectives()
     serves = at.serves and rank == 0
     store = TCPStore(at.host, at.port, plan.ranks, is_master=serves, timeout=TIMEOUT)
@@ -72,9 +100,13 @@ def connect(
     # Of their own, for a thread may wait on them.
     told = PrefixStore("said", PrefixStore(f"turnout/{at.attempt}", _connected(at)))
     seen = PrefixStore("seen", PrefixStore(f"turnout/{at.attempt}", _connected(at)))
-    watchdog = Watchdog(seen, rank, plan.ranks, _say).start()
-    messages = OverStore(told, rank, plan.ranks)
-    return ManyRanks(Meshes.of(plan), group_rows, messages, watchdog.stop)
+    request = StopRequest()
+    watchdog = Watchdog(
+        seen, rank, plan.ranks, _say, stopping=lambda: request.signal is not None
+    ).start(partial(_leave, rank))
+    messages = OverStore(told, rank, plan.ranks, absent=watchdog.absent)
+    ranks = ManyRanks(Meshes.of(plan), group_rows, messages, watchdog.stop, request=request)
+    return ranks, watchdog
 
 
 def remember(folder: Path) -> None:
@@ -98,4 +130,11 @@ def _connected(at: Address) -> TCPStore:
 
 
 def _say(line: str) -> None:
-    print(f"watchdog: {line}", file=sys.stderr, flush=True)
+    with suppress(OSError, ValueError):  # where nobody reads it any more
+        print(f"watchdog: {line}", file=sys.stderr, flush=True)
+
+
+def _leave(rank: int, why: str) -> None:
+    with suppress(OSError, ValueError):
+        print(f"rank {rank} leaves: {why}", file=sys.stderr, flush=True)
+    os._exit(2)

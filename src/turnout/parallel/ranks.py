@@ -23,6 +23,7 @@ from turnout.parallel.mesh import Meshes
 from turnout.parallel.rows import own_rows
 from turnout.parallel.shards import Layout, local, squared_norm
 from turnout.train.ranks import Ranks, Turn, Whole
+from turnout.train.stopping import StopRequest
 
 
 @final
@@ -37,6 +38,7 @@ class ManyRanks(Ranks):
         messages: how they speak of what is rare.
         leave: is called when this rank leaves the others.
         counts: how they learn how many rows come; a simulation puts its own in its place.
+        request: where what asks this process to stop is noted, for others to look at.
     """
 
     def __init__(
@@ -46,11 +48,13 @@ class ManyRanks(Ranks):
         messages: checkpoint.Ranks,
         leave: Callable[[], None] = lambda: None,
         counts: CountExchange = exchange_counts,
+        request: StopRequest | None = None,
     ) -> None:
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
         self.batch_rank = meshes.batch_rank
         self.messages = messages
+        self.request = StopRequest() if request is None else request
         self._leave = leave
         self._meshes = meshes
         self._group_rows = group_rows

@@ -2,10 +2,16 @@
 
 Each rank has a thread that writes every second into a key-value store where its main thread is and
 which collective it waits in, by torch's own record of them. Rank 0 reads what all have written, or
-rank 1 where rank 0 is silent. Nothing is stopped: a rank may be right to take its time.
+rank 1 where rank 0 is silent. Nobody is stopped for that: a rank may be right to take its time.
+
+A rank that leaves the others after a failure leaves word of it, for those that are not in a
+collective, which breaks: they compute, or wait for a message. One that was killed leaves none: it
+is taken for gone where it is silent and this process was asked to stop, as torchrun asks all that
+are left. A process leaves too, then, if its main thread does not do so by itself.
 """
 
 import json
+import math
 import os
 import sys
 import threading
@@ -23,6 +29,9 @@ PATIENCE = 10.0  # seconds
 _RECORDS = "TORCH_FR_BUFFER_SIZE"
 _PACKAGE = Path(__file__).parent.parent
 _CONSULTING = "checkpoint/ranks.py"  # where ranks wait for each other without a collective
+_LEFT = "left"  # the key of the word of the first rank that left
+_FAREWELL = 2.0  # seconds that it may take to leave it
+_GRACE = 2.0  # seconds for the main thread to leave by itself, when others have
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,7 @@ class Watchdog:
         patience: seconds that a rank may wait before a line; the next one comes after twice as
             long.
         every: seconds between two looks.
+        stopping: whether this process was asked to stop.
     """
 
     def __init__(
@@ -94,9 +104,14 @@ class Watchdog:
         say: Callable[[str], None],
         patience: float = PATIENCE,
         every: float = 1.0,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store, self._rank, self._size = store, rank, size
         self._say, self._patience, self._every = say, patience, every
+        self._stopping = stopping
+        self._absent = self._farewell = ""
+        self._since = math.inf
+        self._leave: Callable[[str], None] = _stay
         self._main = threading.get_ident()
         self._beat, self._place, self._moved = 0, "", time.monotonic()
         self._heard: dict[int, tuple[int, float]] = {}
@@ -104,16 +119,30 @@ class Watchdog:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
-    def start(self) -> "Watchdog":
-        """From now on; called by the main thread, which is the one that is watched."""
+    def start(self, leave: Callable[[str], None] | None = None) -> "Watchdog":
+        """From now on; called by the main thread, which is the one that is watched.
+
+        Args:
+            leave: ends this process, where its main thread goes on after another one has left.
+        """
+        self._leave = leave or _stay
         self._publish()
         self._thread.start()
         return self
 
     def stop(self) -> None:
-        """Say nothing any more."""
+        """Say nothing any more; does not wait for a store that does not answer."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(_FAREWELL)
+
+    def absent(self) -> str:
+        """Who has left for good, and why, as far as it is known; empty while nobody has."""
+        return self._absent
+
+    def leave(self, why: str) -> None:
+        """Stop, and leave word that this rank has left the others; only the first word counts."""
+        self._farewell = f"rank {self._rank} has left: {why}"
+        self.stop()
 
     def __enter__(self) -> "Watchdog":
         return self.start()
@@ -132,8 +161,29 @@ class Watchdog:
                 self._publish()
                 if self._rank <= 1:
                     self._look()
+                self._follow()
+            if self._farewell:
+                self._store.compare_set(_LEFT, "", self._farewell)
         except RuntimeError:
             return  # the store has gone, and with it the run
+
+    def _follow(self) -> None:
+        """Leave where another rank has."""
+        self._absent = self._absent or self._missing()
+        if self._absent:
+            self._since = min(self._since, time.monotonic())
+            if time.monotonic() - self._since > _GRACE:
+                self._leave(self._absent)
+
+    def _missing(self) -> str:
+        """Of the ranks that this one may wait for: the first waits for all, all for the first."""
+        if self._store.check([_LEFT]):
+            return self._store.get(_LEFT).decode()
+        if not self._stopping():
+            return ""
+        others = range(1, self._size) if self._rank == 0 else (0,)
+        silent = [rank for rank in others if self._heard_of(rank) is None]
+        return f"{_ranks(silent)} says nothing: it is gone, or stopped" if silent else ""
 
     def _publish(self) -> None:
         place, now = _place_of(self._main), time.monotonic()
@@ -171,6 +221,10 @@ class Watchdog:
         elif now - since > 5 * self._every:
             return None
         return standing
+
+
+def _stay(text: str) -> None:
+    """Nothing: the process goes on."""
 
 
 def _place_of(thread: int) -> str:

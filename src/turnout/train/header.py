@@ -100,12 +100,14 @@ def _sparse_lines(session: Session) -> tuple[str, ...]:
     if not layers or model.config.moe is None:
         return ("experts    none: a dense model",)
     moe = model.config.moe
+    plan = session.config.parallel.over(session.state.ranks.size)
+    dispatcher = "all_to_all" if plan.expert > 1 else moe.dispatcher
     return (
         f"experts    {_experts(moe)} of {', '.join(name for name, _ in layers)}; router "
         f"{_routers(moe)}",
         f"           group {_fields(moe.group)}, priority {moe.priority}, expert dropout "
         f"{moe.expert_dropout:g}, weights after drops {_on(moe.weights_after_drops)}, dispatcher "
-        f"{moe.dispatcher}, product {moe.product} ({session.product_reason})",
+        f"{dispatcher}, product {moe.product} ({session.product_reason})",
         f"capacity   {_slots(session, training=True)} in training "
         f"(factor {_factor(moe.train_capacity_factor)}), {_slots(session, training=False)} in "
         f"evaluation; causal {_yes(all(layer.causal for _, layer in layers))}, "

@@ -3,6 +3,7 @@
 One process is the case that asks nobody. The trainer itself knows no group and no mesh.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from torch.nn.utils import get_total_norm
 from turnout.checkpoint import ranks as checkpoint
 from turnout.checkpoint.blocks import Block
 from turnout.checkpoint.format import Part
+from turnout.config.errors import UserError
 from turnout.data.batch import Batch
 from turnout.models.base import Model
 from turnout.moe.losses import LossSums
 from turnout.moe.stats import LayerStats
+from turnout.train.stopping import StopRequest
 
 Weights = Mapping[str, nn.Parameter]
 
@@ -69,12 +72,14 @@ class Ranks(ABC):
         size: how many there are.
         batch_rank: which share of the rows this one reads.
         messages: for what is rare: saving, failing, saying why.
+        request: what asked this process to stop; noted while it trains.
     """
 
     rank: int
     size: int
     batch_rank: int
     messages: checkpoint.Ranks
+    request: StopRequest
 
     @abstractmethod
     def lay_out(self, model: Model) -> None:
@@ -184,6 +189,30 @@ def told(ranks: Ranks, work: Callable[[], str]) -> str:
     return ranks.messages.consult(lambda: "", judge)
 
 
+def same(messages: checkpoint.Ranks, facts: Mapping[str, str]) -> None:
+    """Refuse ranks that would train on something else than the first one, or otherwise.
+
+    Args:
+        facts: what each found for itself, by the name of what would settle it.
+
+    Raises:
+        CheckpointError: names the rank, and what differs; on all ranks.
+    """
+
+    def judge(texts: list[str]) -> list[str]:
+        first, *others = map(json.loads, texts)
+        for rank, found in enumerate(others, start=1):
+            for name, value in found.items():
+                if value != first[name]:
+                    raise UserError(
+                        f"{name}: {value} on rank {rank}, but {first[name]} on rank 0; must be "
+                        "the same on all machines: set it, or start the same versions on all"
+                    )
+        return texts
+
+    messages.consult(lambda: json.dumps(facts), judge)
+
+
 @final
 class Alone(Ranks):
     """One process."""
@@ -194,6 +223,7 @@ class Alone(Ranks):
 
     def __init__(self) -> None:
         self.messages = checkpoint.Alone()
+        self.request = StopRequest()
 
     def close(self) -> None:
         """Nothing: there is nobody to leave."""

@@ -26,7 +26,7 @@ from turnout.moe.products import ProductShape, choose
 from turnout.objectives import LanguageObjective
 from turnout.train.hash_tables import fill_hash_tables
 from turnout.train.precision import compute_dtype
-from turnout.train.ranks import Alone, Ranks
+from turnout.train.ranks import Alone, Ranks, same
 from turnout.train.state import TrainState, load_model, resume
 from turnout.train.zero_gradient import check_coefficients
 
@@ -79,6 +79,7 @@ def open_session(
     ranks = connect()
     over_ranks(config, ranks.size)
     if ranks.size > 1:
+        same(ranks.messages, _found_here(config, data, dtype))
         _check_first(config, model, objective, data, checkpoint)
         objective = objective.over(ranks.whole_sums)
         ranks.lay_out(model)
@@ -93,6 +94,16 @@ def open_session(
                 f"{checkpoint}: not written by this version of Turnout ({error!r})"
             ) from error
     return Session(config, data, state, objective, dtype, reason, product_reason)
+
+
+def _found_here(config: RunConfig, data: Data, dtype: torch.dtype) -> dict[str, str]:
+    """What this machine's files and its processor decide."""
+    moe = config.model.moe
+    return {
+        "data.paths": f"text with sha256 {data.summary.sha256[:12]}",
+        "train.dtype": str(dtype).removeprefix("torch."),
+        "model.moe.product": "none" if moe is None else moe.product,
+    }
 
 
 def _check_first(

@@ -36,12 +36,16 @@ class StopRequest:
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
+def stop_requests(request: StopRequest | None = None) -> Iterator[StopRequest]:
     """Within it the first SIGINT or SIGTERM is noted; a second one acts as it did before.
 
     Outside the main thread, where Python takes no signals, nothing is noted.
+
+    Args:
+        request: where it is noted; by default in a new one.
     """
-    request = StopRequest()
+    request = StopRequest() if request is None else request
+    request.signal = None
     if threading.current_thread() is not threading.main_thread():
         yield request
         return

@@ -97,7 +97,7 @@ class Trainer:
             start = Start(self.config, self.state.step, self.header, self._checkpoint_here())
             for hook in self.hooks:
                 hook.on_start(start)
-            with stop_requests() as request:
+            with stop_requests(self.ranks.request) as request:
                 evaluation = self._steps(last, validation, request)
             finished = self.state.step >= self.config.train.steps
         finally:
@@ -248,10 +248,10 @@ class Trainer:
         self._say("rollback", f"{reason}; back to {checkpoint.name}, on with batch {control.batch}")
 
     def _interrupted(self, number: Signals, rank: int) -> Interrupted:
-        self._save()
+        kept = "the state is saved" if self._save() else "a weight is not finite: nothing is saved"
         self.saves.settle()
         where = f" (to rank {rank})" if self.ranks.size > 1 else ""
-        self._say("interrupt", f"{number.name}{where}; the state is saved")
+        self._say("interrupt", f"{number.name}{where}; {kept}")
         return Interrupted(number, self.state.step, self._checkpoint_here())
 
     def _say(self, name: EventName, text: str, layer: str | None = None) -> None:
