@@ -37,6 +37,7 @@ ARROWS: dict[str, frozenset[str]] = {
             "train",
             "parallel",
             "plan",
+            "probe.style",
         }
     ),
     "generate": frozenset({"config", "data", "moe", "models", "checkpoint"}),

@@ -1,11 +1,13 @@
 """``turnout simulate``: a step on thousands of ranks, counted in one process."""
 
+import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from turnout.cli import simulate_what_if
 from turnout.cli.arguments import Parser, option_names, split_dotted
 from turnout.cli.resolve import add_options, resolve
 from turnout.config.errors import UserError
@@ -14,12 +16,20 @@ from turnout.config.train import RunConfig
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print what a step takes of the first, the last and the most loaded rank."""
+    """Print what a step takes of the first, the last and the most loaded rank; or what a record
+    of routing answers."""
     rest, dotted = split_dotted(arguments)
     parser = _parser()
     options = parser.parse(rest, option_names(resolve(parser.parse_args([]), {})))
     config = resolve(options, dotted)
-    ranks = _whole(options.ranks)
+    if options.what_if is not None:
+        return simulate_what_if.run(options, config)
+    simulate_what_if.refuse(options)
+    return _step(options, config, dotted)
+
+
+def _step(options: argparse.Namespace, config: RunConfig, dotted: Mapping[str, str]) -> int:
+    ranks = _whole(options.ranks or "8")
     if not {"train.batch_rows", "train.micro_batches"} & dotted.keys():
         config = _filled(config, ranks)
     plan = over_ranks(config, ranks)
@@ -31,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
     from turnout.simulate.loads import load_of
     from turnout.simulate.simulation import named_dtype, simulate
 
-    config, load = named_dtype(config), load_of(options.load)
+    config, load = named_dtype(config), load_of(options.load or "uniform")
     found = simulate(config, plan, load, _tell)
     even = load.name == "uniform"
     comparison = compare(config, plan, found["first"].cost) if even else None
@@ -59,19 +69,25 @@ def _parser() -> Parser:
         "turnout simulate",
         "One training step of the real model, laid over any number of ranks, with tensors that "
         "have shapes and no memory: bytes by category, every collective, and the arithmetic of "
-        "the first, the last and the most loaded rank, beside what `turnout plan` says.",
+        "the first, the last and the most loaded rank, beside what `turnout plan` says. With "
+        "--what-if: what a record of routing says of other capacities, ranks and placements.",
         "Values of the configuration are given as to `turnout train`, such as --parallel.expert "
         "64. A batch has a routing group for each rank unless --train.batch-rows or "
         "--train.micro-batches says otherwise.",
     )
     add_options(parser)
-    parser.add_argument("--ranks", metavar="N", default="8", help="how many; default 8")
+    parser.add_argument(
+        "--ranks",
+        metavar="N",
+        help="how many; default 8. With --what-if those that share out the experts; default "
+        "parallel.expert, or 8 at most",
+    )
     parser.add_argument(
         "--load",
         metavar="MODEL",
-        default="uniform",
         help="uniform, zipf:EXPONENT or the file of a routing record; default uniform",
     )
+    simulate_what_if.add_options(parser)
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     return parser
 
