@@ -79,6 +79,7 @@ class Case:
     labels: tuple[int, ...] | None = None
     trimmed: bool = False
     last: tuple[int, ...] | None = None
+    dtype: torch.dtype = torch.float32
 
 
 def batches_of(case: Case) -> list[Batch]:
@@ -106,7 +107,7 @@ def _trimmed(batch: Batch) -> Batch:
 
 def whole_model(case: Case) -> Model:
     """As every rank has it before it is laid out."""
-    model = build(case.model, recompute=case.recompute)
+    model = build(case.model, dtype=case.dtype, recompute=case.recompute)
     model.init_weights(3)
     with torch.no_grad():
         for name, param in model.named_parameters():
@@ -165,17 +166,22 @@ class Both:
 
     def step_many(self) -> dict[str, float]:
         """The same of this rank's rows; the terms of all ranks."""
+        found = self.step_own(self.many)
+        self.ranks.settle(self.many)
+        return dict(zip(found, self.ranks.add(list(found.values())), strict=True))
+
+    def step_own(self, model: Model) -> dict[str, float]:
+        """Backward passes of either model through this rank's rows; its terms."""
         objective = self.objective().over(self.ranks.whole_sums)
         numbers = self.ranks.add(Counts.numbers(objective, self.own))
         totals = Counts.of(numbers, len(self.own)).totals
-        sums = objective.prepare(self.many, self.own)
+        sums = objective.prepare(model, self.own)
         found: dict[str, float] = {}
         for batch in self.own:
-            report = objective(self.many, batch, totals, sums)
+            report = objective(model, batch, totals, sums)
             report.total.backward()  # type: ignore[no-untyped-call]
             _add(found, report.terms.__dict__, report.total)
-        self.ranks.settle(self.many)
-        return dict(zip(found, self.ranks.add(list(found.values())), strict=True))
+        return found
 
     def gathered(self, name: str, block: Tensor | None) -> Tensor | None:
         """A whole tensor from the ranks' blocks of it; None for what this rank leaves to another.

@@ -133,17 +133,17 @@ def test_two_of_experts_and_two_of_data_by_hand() -> None:
     tokens = partial(Collective, axis="expert", group=2, stride=1)
     world = partial(Collective, operation="all_reduce", axis="world", group=4, stride=1, count=1)
     dense, sparse = "decoder dense layer", "decoder sparse layer"
-    # Entries in one piece: 528, 304 and 104 (26 of the rest on each rank), two experts 512. Layers
-    # are gathered twice, for the forward and the backward pass; what is around them once.
+    # Entries in one piece: 512, 256 and 168 (42 of the rest on each rank), two experts 512. Layers
+    # are gathered twice, for the forward and the backward pass; what is float32 in any case once.
     expected = {
-        weights(f"weights, {dense}", "all_gather", count=2, size=528 * 4),
-        weights(f"gradients, {dense}", "reduce_scatter", count=1, size=528 * 4),
-        weights(f"weights, {sparse}", "all_gather", count=2, size=304 * 4),
-        weights(f"gradients, {sparse}", "reduce_scatter", count=1, size=304 * 4),
+        weights(f"weights, {dense}", "all_gather", count=2, size=512 * 4),
+        weights(f"gradients, {dense}", "reduce_scatter", count=1, size=512 * 4),
+        weights(f"weights, {sparse}", "all_gather", count=2, size=256 * 4),
+        weights(f"gradients, {sparse}", "reduce_scatter", count=1, size=256 * 4),
         apart(f"weights, {sparse}: experts", "all_gather", count=2, size=512 * 4),
         apart(f"gradients, {sparse}: experts", "reduce_scatter", count=1, size=512 * 4),
-        weights("weights, root", "all_gather", count=1, size=104 * 4),
-        weights("gradients, root", "reduce_scatter", count=1, size=104 * 4),
+        weights("weights, root", "all_gather", count=1, size=168 * 4),
+        weights("gradients, root", "reduce_scatter", count=1, size=168 * 4),
         tokens("row counts, decoder experts", "all_to_all", count=1, size=4 * 8),
         # there and back, and their gradients: 12 rows of 8
         tokens("rows, decoder experts", "all_to_all", count=4, size=12 * 8 * 4),

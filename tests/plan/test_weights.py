@@ -40,11 +40,13 @@ def _shapes(model: ModelConfig) -> Counter[tuple[int, ...]]:
 
 def test_one_process_holds_everything() -> None:
     # embedding 10 x 8 and last norm 8: 88; dense layer: two norms 16, attention 4 x 64 = 256,
-    # network 2 x 128 = 256: 528; sparse layer: 16 + 256 + router 32 = 304; experts 4 x 256 = 1,024
+    # network 2 x 128 = 256: 512; sparse layer: 256, norms 16 and router 32; experts 4 x 256 = 1,024
     sizes = {unit.name: unit.size for unit in units(MODEL)}
     assert sizes == {
-        "decoder dense layer": 528,
-        "decoder sparse layer": 304,
+        "decoder dense layer": 512,
+        "decoder dense layer: norms and routers": 16,
+        "decoder sparse layer": 256,
+        "decoder sparse layer: norms and routers": 48,
         "decoder sparse layer: experts": 1024,
         "root": 88,
     }
@@ -56,14 +58,16 @@ def test_four_ranks_by_hand() -> None:
     found = sharding(units(MODEL), over(4, expert=2))
     kept = {each.unit.name: sum(part.kept for part in each.parts) for each in found.gathered}
     assert kept == {
-        "decoder dense layer": 132,  # 528 / 4: all first dimensions divide by 4
-        "decoder sparse layer": 76,  # 304 / 4
+        "decoder dense layer": 128,  # 512 / 4: all first dimensions divide by 4
+        "decoder dense layer: norms and routers": 4,
+        "decoder sparse layer": 64,  # 256 / 4
+        "decoder sparse layer: norms and routers": 12,
         "decoder sparse layer: experts": 256,  # 2 of 4 experts, one of these on each rank
         "root": 26,  # 10 rows of the embedding in 3, 3, 3, 1: 3 x 8, and 2 of the norm
     }
     assert found.kept == 490
-    assert found.around == 104  # four shards of 26
-    assert found.layer == 528
+    assert found.around == 168  # four shards of 26 + 4 + 12
+    assert found.layer == 512
     # matrices of both layers, without norms and router: 512 + 256, and two experts 512
     assert found.matrices == 1280
     assert found.experts == 512
@@ -80,8 +84,12 @@ def test_tensor_ranks_have_slices() -> None:
     """Heads of attention, hidden width of networks and experts; norms and embeddings whole."""
     found = sharding(units(MODEL), over(2, tensor=2))
     kept = {each.unit.name: sum(part.kept for part in each.parts) for each in found.gathered}
-    # 16 + 128 + 128; 16 + 128 + 32 with the experts 512, which no axis of their own shares out
-    assert kept == {"decoder dense layer": 272, "decoder sparse layer": 688, "root": 88}
+    # 128 + 128; 128 with the experts 512, which no axis of their own shares out
+    layers = {"decoder dense layer": 256, "decoder sparse layer": 640}
+    wide = {
+        f"{layer}: norms and routers": size for layer, size in zip(layers, (16, 48), strict=True)
+    }
+    assert kept == {**layers, **wide, "root": 88}
 
 
 @given(rows=st.integers(1, 300), rest=st.integers(1, 5), shards=st.integers(1, 400))

@@ -23,3 +23,8 @@ def small(plan: ParallelPlan, model: ModelConfig = MODEL, rows: int = 4) -> RunC
     train = replace(run.train, batch_rows=rows, micro_batches=1, dtype="float32", average=0.0)
     optimizer = AdamWConfig()
     return replace(run, model=model, train=train, losses=losses, optimizer=optimizer, parallel=plan)
+
+
+def in_half(run: RunConfig) -> RunConfig:
+    """The same in bfloat16."""
+    return replace(run, train=replace(run.train, dtype="bfloat16"))

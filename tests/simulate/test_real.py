@@ -11,11 +11,12 @@ import torch.distributed as dist
 
 from tests.distributed.harness import Pool
 from tests.models.cases import batch_of, stream
-from tests.simulate.cases import MODEL, small
+from tests.simulate.cases import MODEL, in_half, small
 from turnout import objectives
 from turnout.checkpoint import ranks as checkpoint
 from turnout.config.layout import over_ranks
 from turnout.config.parallel import ParallelPlan
+from turnout.config.train import RunConfig
 from turnout.data.batch import Batch
 from turnout.models.base import Model
 from turnout.models.build import build
@@ -35,10 +36,13 @@ PLANS = {
     "tensor": ParallelPlan(tensor=2),
     "sequence": ParallelPlan(tensor=2, sequence=True),
 }
+RUNS = {name: small(plan) for name, plan in PLANS.items()} | {
+    f"{name}, in bfloat16": in_half(small(PLANS[name])) for name in ("fsdp", "expert", "tensor")
+}
 
 
-def _model() -> Model:
-    model = build(MODEL)
+def _model(dtype: torch.dtype = torch.float32) -> Model:
+    model = build(MODEL, dtype=dtype)
     model.init_weights(5)
     return model
 
@@ -55,12 +59,11 @@ def record(path: str) -> None:
     routing.save(path)
 
 
-def real_step(plan: ParallelPlan) -> StepCost:
+def real_step(run: RunConfig) -> StepCost:
     """One metered step of this gloo rank."""
-    run = small(plan)
     meshes = Meshes.of(over_ranks(run, dist.get_world_size()))
     ranks = ManyRanks(meshes, 1, checkpoint.Alone())
-    model = _model()
+    model = _model(getattr(torch, run.train.dtype))
     ranks.lay_out(model)
     meter = Meter(axes(meshes))
     meter_dispatch(model, meter)
@@ -78,9 +81,8 @@ def test_real_ranks_make_the_simulated_collectives(tmp_path: Path) -> None:
     load = Recorded.read(tmp_path / "record")
     pool = Pool.start(2, tmp_path / "store")
     try:
-        for name, plan in PLANS.items():
-            run = small(plan)
-            first, last = pool.run(real_step, plan)
+        for name, run in RUNS.items():
+            first, last = pool.run(real_step, run)
             found = simulate(run, over_ranks(run, 2), load)
             for real, simulated in ((first, found["first"].cost), (last, found["last"].cost)):
                 assert _counted(real) == _counted(simulated), name

@@ -6,7 +6,7 @@ import pytest
 
 from tests.distributed.cases import MODELS
 from tests.models.cases import T5
-from tests.simulate.cases import MODEL, TOP2, small
+from tests.simulate.cases import MODEL, TOP2, in_half, small
 from turnout.config.layout import over_ranks
 from turnout.config.parallel import ParallelPlan
 from turnout.simulate.compare import compare
@@ -30,10 +30,10 @@ def test_weights_and_collectives_by_hand() -> None:
     assert first.memory.optimiser == 2 * weights + 4 * 22
     found = {(c.operation, c.group, c.size): c.count for c in first.collectives}
     assert found == {
-        ("all_gather", 4, 4 * 656): 1,  # around the layers: once
-        ("reduce_scatter", 4, 4 * 656): 1,
-        ("all_gather", 4, 4 * 1248): 4,  # 2 layers, forward and backward
-        ("reduce_scatter", 4, 4 * 1248): 2,
+        ("all_gather", 4, 4 * 1104): 1,  # around the layers, norms, positions, routers: once
+        ("reduce_scatter", 4, 4 * 1104): 1,
+        ("all_gather", 4, 4 * 1024): 4,  # 2 layers, forward and backward
+        ("reduce_scatter", 4, 4 * 1024): 2,
         ("all_gather", 2, 4 * 1536): 4,  # experts of both ranks of the data axis
         ("reduce_scatter", 2, 4 * 1536): 2,
         ("all_to_all", 2, 8 * 4): 2,  # rows for each of 4 experts
@@ -50,6 +50,31 @@ def test_weights_and_collectives_by_hand() -> None:
     assert first.flops == 2 * 16 * (3 * 2 * layer + 4 * 40 * 16)
 
 
+def test_half_precision_is_gathered_and_not_cast() -> None:
+    plan = ParallelPlan(expert=2)
+    first = simulate(in_half(small(plan)), plan.over(4), Zipf())["first"].cost
+    found = {(c.operation, c.group, c.size): c.count for c in first.collectives}
+    # The entries of the test above. Gradients are summed, and the rest is gathered, in float32.
+    assert found["all_gather", 4, 2 * 1024] == 4 and found["reduce_scatter", 4, 4 * 1024] == 2
+    assert found["all_gather", 2, 2 * 1536] == 4 and found["reduce_scatter", 2, 4 * 1536] == 2
+    assert found["all_gather", 4, 4 * 1104] == found["reduce_scatter", 4, 4 * 1104] == 1
+    assert first.memory.casts == 0
+    # When the backward pass begins, the last layer has not been gathered for it.
+    assert first.memory.gathered == 4 * 1104
+
+
+def test_experts_without_a_copy_are_cast_a_layer_at_a_time() -> None:
+    plan = ParallelPlan(expert=4)
+    wide, half = (
+        simulate(run, plan.over(4), Zipf())["first"].cost
+        for run in (small(plan), in_half(small(plan)))
+    )
+    assert half.memory.casts == wide.memory.casts == 0
+    assert half.memory.weights == wide.memory.weights
+    experts = 2 * 16 * 24  # one expert's two matrices: no other rank has them, and nobody is asked
+    assert not any(c.size in (2 * experts, 4 * experts) for c in half.collectives)
+
+
 PLANS = {
     "data": ParallelPlan(fsdp=1),
     "fsdp": ParallelPlan(),
@@ -60,16 +85,18 @@ PLANS = {
 }
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", PLANS)
-def test_the_plan_says_the_same(name: str) -> None:
+def test_the_plan_says_the_same(name: str, dtype: str) -> None:
     run = small(PLANS[name], rows=16)
+    run = in_half(run) if dtype == "bfloat16" else run
     plan = over_ranks(run, 8)
     comparison = compare(run, plan, simulate(run, plan, Zipf())["first"].cost)
     assert comparison.same_collectives, [
         line for line in comparison.collectives if line.planned != line.simulated
     ]
     by_name = {line.what: line for line in comparison.memory}
-    for component in ("weights", "gradients", "optimiser"):
+    for component in ("weights", "gradients", "optimiser", "casts"):
         assert by_name[component].apart == 0, by_name[component]
     assert abs(by_name["dispatch + activations"].apart) < 0.15
 

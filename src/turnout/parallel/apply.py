@@ -6,14 +6,15 @@ and sums together; then FSDP shards what is left over the batch ranks, and sums 
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Shard as ShardPlacement
 
-from turnout.config.parallel import ParallelPlan
 from turnout.models.base import Model
 from turnout.models.blocks import SparseSublayer
 from turnout.moe.dispatch.all_to_all import AllToAllDispatcher
-from turnout.moe.layer import MoELayer
+from turnout.moe.routers.base import Router
+from turnout.nn.norms import LayerNorm, RMSNorm
+from turnout.nn.positions import RelativePositionBias
 from turnout.parallel.blocks import Blocks
 from turnout.parallel.collectives import exchange_counts
 from turnout.parallel.exchange import CountExchange, ExpertExchange
@@ -22,6 +23,7 @@ from turnout.parallel.shards import Layout, Shard, sharded
 from turnout.parallel.tensor import share_out_widths
 
 _WIRES = {"compute": None, "bfloat16": torch.bfloat16}
+_WIDE = (LayerNorm, RMSNorm, Router, RelativePositionBias)
 
 
 def apply(model: Model, meshes: Meshes, counts: CountExchange = exchange_counts) -> Layout:
@@ -63,19 +65,23 @@ def _fully_shard(model: Model, meshes: Meshes) -> None:
 
     A replica axis of several ranks makes it hybrid, a shard axis of one plain data parallel.
     Experts that ranks share out have fewer copies than dense weights, and a mesh of their own.
+
+    Units of blocks are gathered in the dtype of the computation, to which their layers would cast
+    them and keep the casts for the backward pass. What is float32 whatever the dtype is gathered
+    with what is around the blocks: a unit has one dtype.
     """
-    plan, apart = meshes.plan, set[nn.Parameter]()
     dense = meshes.dense["replica", "shard"]
-    layers = [sublayer.moe for sublayer in sparse_sublayers(model)] if plan.expert > 1 else []
-    for layer in layers:
-        if plan.expert_fsdp * plan.expert_replicas > 1:
-            _shard_experts(layer, meshes, plan)
-        else:
-            apart.update(layer.experts.parameters())
-    for stack in model.stacks():
-        for block in stack.blocks:
-            fully_shard(block, mesh=dense, ignored_params=apart & set(block.parameters()))
-    fully_shard(model, mesh=dense, reshard_after_forward=False, ignored_params=apart)
+    policy = MixedPrecisionPolicy(
+        param_dtype=model.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    blocks = [block for stack in model.stacks() for block in stack.blocks]
+    inner = {param for block in blocks for param in block.parameters()} - _wide(model)
+    # First, since later it would not look for weights inside of blocks that are units.
+    fully_shard(model, mesh=dense, reshard_after_forward=False, ignored_params=inner)
+    apart = _shard_experts(model, meshes, policy) if meshes.plan.expert > 1 else set()
+    for block in blocks:
+        left = (apart | _wide(block)) & set(block.parameters())
+        fully_shard(block, mesh=dense, mp_policy=policy, ignored_params=left)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # The loss of each rank is divided by the totals of all: gradients are summed. The
@@ -84,15 +90,31 @@ def _fully_shard(model: Model, meshes: Meshes) -> None:
             module.set_force_sum_reduction_for_comms(True)
 
 
-def _shard_experts(layer: MoELayer, meshes: Meshes, plan: ParallelPlan) -> None:
-    """By experts where that comes out even, otherwise by the next dimension that does."""
+def _wide(module: nn.Module) -> set[nn.Parameter]:
+    """Weights that are computed with in float32 whatever the dtype."""
+    parts = (part for part in module.modules() if isinstance(part, _WIDE))
+    return {param for part in parts for param in part.parameters()}
+
+
+def _shard_experts(model: Model, meshes: Meshes, policy: MixedPrecisionPolicy) -> set[nn.Parameter]:
+    """By experts where that comes out even, otherwise by the next dimension that does.
+
+    Returns:
+        Those that no other rank has and nobody casts: they stay as they are.
+    """
+    plan = meshes.plan
 
     def placement(param: nn.Parameter) -> ShardPlacement | None:
         even = [d for d, size in enumerate(param.shape) if size % plan.expert_fsdp == 0]
         return ShardPlacement(even[0]) if even else None
 
+    stacks = [sublayer.moe.experts for sublayer in sparse_sublayers(model)]
+    if plan.expert_fsdp * plan.expert_replicas == 1 and model.dtype == torch.float32:
+        return {param for experts in stacks for param in experts.parameters()}
     mesh = meshes.experts["replica", "shard"]
-    fully_shard(layer.experts, mesh=mesh, shard_placement_fn=placement)
+    for experts in stacks:
+        fully_shard(experts, mesh=mesh, mp_policy=policy, shard_placement_fn=placement)
+    return set()
 
 
 def _shard(old: nn.Parameter, new: nn.Parameter, blocks: Blocks) -> Shard:

@@ -117,7 +117,7 @@ def _all_reduced(x: Tensor, group: ProcessGroup) -> Tensor:
 
 def own_tokens(x: Float[Tensor, "B S D"], group: ProcessGroup) -> Float[Tensor, "B s D"]:
     """This rank's share of the tokens that all ranks of the group have, a multiple of them."""
-    part: Tensor = _OwnTokens.apply(x, group)  # type: ignore[no-untyped-call]
+    part: Tensor = _PartOfTokens.apply(x, group, False)  # type: ignore[no-untyped-call]
     return part
 
 
@@ -136,19 +136,19 @@ def all_tokens_in_parts(x: Float[Tensor, "B s D"], group: ProcessGroup) -> Float
 
 def summed_tokens(x: Float[Tensor, "B S D"], group: ProcessGroup) -> Float[Tensor, "B s D"]:
     """This rank's share of the tokens of the sum of the ranks' ``x``."""
-    part: Tensor = _SummedTokens.apply(x, group)  # type: ignore[no-untyped-call]
+    part: Tensor = _PartOfTokens.apply(x, group, True)  # type: ignore[no-untyped-call]
     return part
 
 
-class _OwnTokens(torch.autograd.Function):
+class _PartOfTokens(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
+    def forward(ctx: Any, x: Tensor, group: ProcessGroup, in_parts: bool) -> Tensor:
         ctx.group = group
-        return _share(x, group)
+        return _scattered(x, group) if in_parts else _share(x, group)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _gathered(grad, ctx.group), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _gathered(grad, ctx.group), None, None
 
 
 class _AllTokens(torch.autograd.Function):
@@ -161,17 +161,6 @@ class _AllTokens(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         back = _scattered(grad, ctx.group) if ctx.in_parts else _share(grad, ctx.group)
         return back, None, None
-
-
-class _SummedTokens(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
-        ctx.group = group
-        return _scattered(x, group)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _gathered(grad, ctx.group), None
 
 
 def _share(x: Tensor, group: ProcessGroup) -> Tensor:

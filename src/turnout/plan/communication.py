@@ -6,6 +6,7 @@ with its own part in it. Collectives over one rank alone are left out.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 from turnout.plan.collective import Axis, Collective
@@ -22,31 +23,46 @@ def collectives(work: Work, load: Load) -> tuple[Collective, ...]:
 
 
 def _weights(work: Work) -> Iterator[Collective]:
-    """Layers are gathered for the forward pass and again for the backward one; what stands
-    around them once. Gradients are scattered, then summed over replicas, in every micro-batch."""
-    plan, steps = work.plan, work.config.train.micro_batches
-    if plan.batch_ranks == 1:
+    """Layers are gathered for the forward pass and again for the backward one, in the dtype of
+    the computation; what is wide once, in float32. Gradients are scattered, then summed over
+    replicas, in every micro-batch and in float32."""
+    if work.plan.batch_ranks == 1:
         return
-    for each in work.sharding.gathered:
-        unit, parts, apart = each.unit, each.parts, each.apart
-        shards = plan.expert_fsdp if apart else plan.dense_shards
-        copies = plan.expert_replicas if apart else plan.dense_replicas
-        near = plan.tensor * (plan.expert if apart else 1)
-        whole = sum(part.whole for part in parts) * FLOAT
-        kept = sum(part.kept for part in parts) * FLOAT
-        passes = 1 if unit.name == ROOT else 2 + work.counting
-        axis: Axis = "expert shard" if apart else "shard"
-        calls = unit.repeat * steps
-        yield Collective(
-            f"weights, {unit.name}", "all_gather", axis, shards, near, calls * passes, whole
-        )
-        yield Collective(
-            f"gradients, {unit.name}", "reduce_scatter", axis, shards, near, calls, whole
-        )
-        other: Axis = "expert replica" if apart else "replica"
-        yield Collective(
-            f"gradients, {unit.name}", "all_reduce", other, copies, near * shards, calls, kept
-        )
+    for each in work.sharding.layers:
+        unit = each.unit
+        entries = _Entries(each.whole, each.kept, work.entry, unit.repeat, 2 + work.counting)
+        yield from _unit(work, unit.name, entries, apart=each.apart)
+    wide = work.sharding.wide
+    whole = sum(each.whole * each.unit.repeat for each in wide)
+    kept = sum(each.kept * each.unit.repeat for each in wide)
+    yield from _unit(work, ROOT, _Entries(whole, kept, FLOAT, 1, 1), apart=False)
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """What is gathered together in each of ``repeat`` layers: ``whole`` entries of ``size`` bytes
+    in ``passes``, of which a rank has ``kept``."""
+
+    whole: int
+    kept: int
+    size: int
+    repeat: int
+    passes: int
+
+
+def _unit(work: Work, name: str, of: _Entries, *, apart: bool) -> Iterator[Collective]:
+    plan = work.plan
+    shards = plan.expert_fsdp if apart else plan.dense_shards
+    copies = plan.expert_replicas if apart else plan.dense_replicas
+    near = plan.tensor * (plan.expert if apart else 1)
+    axis: Axis = "expert shard" if apart else "shard"
+    other: Axis = "expert replica" if apart else "replica"
+    calls = of.repeat * work.config.train.micro_batches
+    weights, sums = f"weights, {name}", f"gradients, {name}"
+    there, back = of.whole * of.size, of.whole * FLOAT
+    yield Collective(weights, "all_gather", axis, shards, near, calls * of.passes, there)
+    yield Collective(sums, "reduce_scatter", axis, shards, near, calls, back)
+    yield Collective(sums, "all_reduce", other, copies, near * shards, calls, of.kept * FLOAT)
 
 
 def _tokens(work: Work, load: Load) -> Iterator[Collective]:

@@ -5,7 +5,7 @@ products and links reach of their peaks is not a property of a device but an ass
 plan: see ``Assumptions``.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from turnout.config import io
@@ -105,33 +105,29 @@ class Prices:
         require(ok, "price.overhead", self.overhead, "at least 1")
 
 
+_H100 = Device(
+    name="h100",
+    memory=80e9,
+    bfloat16=989.4e12,
+    float32=66.9e12,
+    bandwidth=3.35e12,
+    link=450e9,
+    network=50e9,
+    node=8,
+    power=700.0,
+    source="NVIDIA H100 Tensor Core GPU data sheet and architecture white paper (SXM5): "
+    "989.4 dense TFLOP/s bf16, 66.9 fp32, 80 GB, 3.35 TB/s, NVLink 900 GB/s both ways, "
+    "700 W; DGX H100 data sheet: one 400 Gb/s adapter a GPU, eight GPUs",
+)
 DEVICES = {
     device.name: device
     for device in (
-        Device(
-            name="h100",
-            memory=80e9,
-            bfloat16=989.4e12,
-            float32=66.9e12,
-            bandwidth=3.35e12,
-            link=450e9,
-            network=50e9,
-            node=8,
-            power=700.0,
-            source="NVIDIA H100 Tensor Core GPU data sheet and architecture white paper (SXM5): "
-            "989.4 dense TFLOP/s bf16, 66.9 fp32, 80 GB, 3.35 TB/s, NVLink 900 GB/s both ways, "
-            "700 W; DGX H100 data sheet: one 400 Gb/s adapter a GPU, eight GPUs",
-        ),
-        Device(
+        _H100,
+        replace(
+            _H100,
             name="h200",
             memory=141e9,
-            bfloat16=989.4e12,
-            float32=66.9e12,
             bandwidth=4.8e12,
-            link=450e9,
-            network=50e9,
-            node=8,
-            power=700.0,
             source="NVIDIA H200 Tensor Core GPU data sheet (SXM): 141 GB, 4.8 TB/s, 700 W, the "
             "rest as H100; DGX H200 data sheet: one 400 Gb/s adapter a GPU, eight GPUs",
         ),

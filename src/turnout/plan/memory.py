@@ -16,12 +16,12 @@ class Memory:
     """Bytes by component.
 
     ``weights``, ``gradients``, ``optimiser`` and ``average`` are this rank's shards, in float32.
-    ``gathered`` are weights and gradients in one piece: those around the layers, and of the
-    largest layer one in use and one on its way. ``casts`` are copies of matrices in the dtype of
-    the computation, which the backward pass needs. ``dispatch`` are rows that travelled, with the
-    tables that lead them; ``activations`` everything else that is kept for the backward pass.
-    ``head`` is the backward pass of the output head, ``update`` what the optimiser makes of its
-    largest tensor.
+    ``gathered`` are weights and gradients in one piece: those that are float32 whatever the dtype,
+    and of the largest layer one in use and one on its way. ``casts`` are copies of matrices in the
+    dtype of the computation, which the backward pass needs where nothing is gathered. ``dispatch``
+    are rows that travelled, with the tables that lead them; ``activations`` everything else that is
+    kept for the backward pass. ``head`` is the backward pass of the output head, ``update`` what
+    the optimiser makes of its largest tensor.
     """
 
     weights: int
@@ -85,9 +85,9 @@ def memory(work: Work, load: Load, optimiser: int | None = None) -> Memory:
         gradients=weights,
         optimiser=optimiser,
         average=weights if work.config.train.average else 0,
-        # Weights around the layers stay gathered, with their gradients, until the backward pass
-        # ends. Of layers one is in use, the next on its way, and the gradients of one leave.
-        gathered=FLOAT * (2 * shards.around + 3 * shards.layer),
+        # What is wide stays gathered, with its gradients, until the backward pass ends. Of layers
+        # one is in use, the next on its way, and the gradients of one leave, in float32.
+        gathered=2 * FLOAT * shards.around + (2 * work.entry + FLOAT) * _largest(work),
         casts=_casts(work),
         activations=kept.total - kept.dispatch,
         dispatch=kept.dispatch,
@@ -103,9 +103,18 @@ def optimiser_bytes(config: RunConfig, shards: Sharding) -> int:
     return sum(state_bytes(config.optimizer, part) * repeat for part, repeat in parts)
 
 
+def _largest(work: Work) -> int:
+    """Of the units that are gathered. Experts that no other rank has are so in half precision
+    alone, to be cast."""
+    if work.entry == FLOAT or work.plan.batch_ranks == 1:
+        return work.sharding.layer
+    return max(each.whole for each in work.sharding.layers)
+
+
 def _casts(work: Work) -> int:
-    """Matrices in half precision: of all layers, or of one where layers are computed again."""
-    if work.entry == FLOAT:
+    """Matrices in half precision: of all layers, or of one where layers are computed again. Those
+    that are gathered have that precision already."""
+    if work.entry == FLOAT or work.plan.batch_ranks > 1:
         return 0
     shards = work.sharding
     again = work.config.train.recompute

@@ -1,7 +1,9 @@
 """The weights of a model as the tensors it holds, and what a rank of a layout has of each.
 
-A layer's weights are one unit of sharding: they are gathered together. Layers that are alike are
-one unit that comes several times. Axes: E experts, D width, F hidden width, V vocabulary, H heads.
+A layer's weights are one unit of sharding: they are gathered together, in the dtype of the
+computation. Layers that are alike are one unit that comes several times. What is float32 whatever
+the dtype is gathered together for all layers. Axes: E experts, D width, F hidden width,
+V vocabulary, H heads.
 """
 
 from collections import Counter
@@ -21,15 +23,16 @@ from turnout.config.moe import MoEConfig
 from turnout.config.parallel import ParallelPlan
 from turnout.config.positions import RelativeBias
 
-Role = Literal["dense", "router", "experts"]
+Role = Literal["dense", "wide", "experts"]
 ROOT = "root"  # what stands around the layers
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One tensor. ``split`` is the dimension that the ranks of a tensor axis share out; ``partial``
-    says of what they see a part, where each has the weight whole but not the gradient: of the
-    heads, or in sequence parallel of the tokens."""
+    """One tensor. A ``wide`` one is computed with in float32 whatever the dtype, as norms, routers
+    and tables that are looked up. ``split`` is the dimension that the ranks of a tensor axis share
+    out; ``partial`` says of what they see a part, where each has the weight whole but not the
+    gradient: of the heads, or in sequence parallel of the tokens."""
 
     name: str
     shape: tuple[int, ...]
@@ -44,8 +47,8 @@ class Weight:
 
 @dataclass(frozen=True)
 class Unit:
-    """Weights that are gathered together, in ``repeat`` layers; those of experts are a unit of
-    their own, over other ranks."""
+    """Weights of ``repeat`` layers, or what stands around them. They are gathered together, but for
+    those that are wide, which all are together; those of experts over other ranks."""
 
     name: str
     weights: tuple[Weight, ...]
@@ -54,6 +57,10 @@ class Unit:
     @property
     def experts(self) -> bool:
         return self.weights[0].role == "experts"
+
+    @property
+    def wide(self) -> bool:
+        return self.weights[0].role == "wide"
 
     @property
     def size(self) -> int:
@@ -87,13 +94,6 @@ class Held:
         rows = -(-self.local[self.dim] // self.shards)
         return (*self.local[: self.dim], rows, *self.local[self.dim + 1 :])
 
-    @cached_property
-    def cast(self) -> bool:
-        """Whether products want it in the dtype of the computation: routers and norms are computed
-        in float32, and tables of positions are looked up."""
-        weight = self.weight
-        return len(weight.shape) > 1 and weight.role != "router" and weight.name != "positions"
-
     def rows_of(self, shard: int) -> int:
         """Rows of dimension ``dim`` that a shard really has: the last ones may have fewer."""
         rows = -(-self.local[self.dim] // self.shards)
@@ -102,15 +102,26 @@ class Held:
 
 @dataclass(frozen=True)
 class Gathered:
-    """What one rank holds of weights that are gathered together."""
+    """What one rank holds of a unit; ``ranks`` hold it or a part of it, this one among them."""
 
     unit: Unit
     parts: tuple[Held, ...]
+    ranks: int
 
     @property
     def apart(self) -> bool:
         """Whether these are experts, gathered over ranks of their own."""
         return self.unit.experts
+
+    @property
+    def whole(self) -> int:
+        """Entries once gathered, with what pads the shards."""
+        return sum(part.whole for part in self.parts)
+
+    @property
+    def kept(self) -> int:
+        """Entries of this rank's shards."""
+        return sum(part.kept for part in self.parts)
 
 
 def held(weight: Weight, plan: ParallelPlan) -> Held:
@@ -150,23 +161,23 @@ class Sharding:
 
     @cached_property
     def around(self) -> int:
-        """What stands around the layers, in one piece; 0 where nothing is sharded."""
-        return sum(_pieced(each) for each in self.gathered if each.unit.name == ROOT)
+        """What is wide, in one piece; 0 where one rank has it all."""
+        return sum(each.whole * each.unit.repeat for each in self.wide if each.ranks > 1)
 
     @cached_property
     def layer(self) -> int:
         """The largest layer likewise."""
-        return max(_pieced(each) for each in self.gathered if each.unit.name != ROOT)
+        return max((each.whole for each in self.layers if each.ranks > 1), default=0)
 
     @cached_property
     def matrices(self) -> int:
         """Matrices of all layers, in one piece."""
-        return sum(_cast(each) * each.unit.repeat for each in self._layers)
+        return sum(_matrices(each) * each.unit.repeat for each in self.layers)
 
     @cached_property
     def matrices_of_a_layer(self) -> int:
         """Those of the largest."""
-        return max(_cast(each) for each in self._layers)
+        return max(_matrices(each) for each in self.layers)
 
     @cached_property
     def experts(self) -> int:
@@ -176,17 +187,19 @@ class Sharding:
         )
 
     @cached_property
-    def _layers(self) -> tuple[Gathered, ...]:
-        return tuple(each for each in self.gathered if each.unit.name != ROOT)
+    def layers(self) -> tuple[Gathered, ...]:
+        """Units that are gathered by themselves, in the dtype of the computation."""
+        return tuple(each for each in self.gathered if not each.unit.wide)
+
+    @cached_property
+    def wide(self) -> tuple[Gathered, ...]:
+        """Those that are gathered together, in float32."""
+        return tuple(each for each in self.gathered if each.unit.wide)
 
 
-def _pieced(each: Gathered) -> int:
-    return sum(part.whole for part in each.parts if part.shards > 1)
-
-
-def _cast(each: Gathered) -> int:
-    """What pads the shards is not cast."""
-    return sum(prod(part.local) for part in each.parts if part.cast)
+def _matrices(each: Gathered) -> int:
+    """Without what pads the shards."""
+    return sum(prod(part.local) for part in each.parts if len(part.local) > 1)
 
 
 def sharding(units: tuple[Unit, ...], plan: ParallelPlan) -> Sharding:
@@ -199,16 +212,18 @@ def sharding(units: tuple[Unit, ...], plan: ParallelPlan) -> Sharding:
             layer = found.pop()
             found.append(replace(layer, parts=layer.parts + parts))
         else:
-            found.append(Gathered(unit, parts))
+            apart = unit.experts
+            ranks = plan.expert_fsdp * plan.expert_replicas if apart else plan.batch_ranks
+            found.append(Gathered(unit, parts, ranks))
     return Sharding(tuple(found))
 
 
 def units(model: ModelConfig) -> tuple[Unit, ...]:
     """All weights: the layers of each stack, their experts, and what stands around the layers."""
     table = (model.vocab_size, model.d_model)
-    root = [Weight("embedding", table)]
+    root = [Weight("embedding", table, "wide")]
     if not model.tied:
-        root.append(Weight("head", table))
+        root.append(Weight("head", table, "wide"))
     found: list[Unit] = []
     for stack in model.stacks():
         found += _layers(stack)
@@ -225,8 +240,11 @@ def _layers(stack: Stack) -> list[Unit]:
     for moe, repeat in kinds.items():
         kind = "dense layer" if moe is None else "sparse layer"
         name = f"{stack.name} {kind}"
-        found.append(Unit(name, tuple(_layer(stack, moe)), repeat))
+        weights = tuple(_layer(stack, moe))
+        found.append(Unit(name, tuple(w for w in weights if w.role != "wide"), repeat))
         found += [Unit(f"{name}: {part}", tuple(of), repeat) for part, of in _experts(stack, moe)]
+        wide = tuple(w for w in weights if w.role == "wide")
+        found.append(Unit(f"{name}: norms and routers", wide, repeat))
     return found
 
 
@@ -267,9 +285,9 @@ def _router(moe: MoEConfig, d_model: int) -> Iterator[Weight]:
     """One matrix, and a vector of what is left, such as a bias."""
     rows, rest = divmod(moe.router.num_params(d_model, moe.num_experts), d_model)
     if rows:
-        yield Weight("router", (rows, d_model), "router")
+        yield Weight("router", (rows, d_model), "wide")
     if rest:
-        yield Weight("router", (rest,), "router")
+        yield Weight("router", (rest,), "wide")
 
 
 def _experts(stack: Stack, moe: MoEConfig | None) -> Iterator[tuple[str, list[Weight]]]:
@@ -302,7 +320,7 @@ def _experts(stack: Stack, moe: MoEConfig | None) -> Iterator[tuple[str, list[We
 def _norm(name: str, stack: Stack, *, last: bool = False) -> Iterator[Weight]:
     """The last one of a stack sees all tokens, whoever shares them out before it."""
     for _ in range(stack.norm_params // stack.d_model):
-        yield Weight(name, (stack.d_model,), partial="" if last else "tokens")
+        yield Weight(name, (stack.d_model,), "wide", partial="" if last else "tokens")
 
 
 def _tables(stack: Stack, *, per_layer: bool) -> Iterator[Weight]:
@@ -312,7 +330,8 @@ def _tables(stack: Stack, *, per_layer: bool) -> Iterator[Weight]:
         return
     assert isinstance(positions, RelativeBias)
     if positions.per_layer == per_layer:
-        yield Weight("positions", (positions.num_buckets, stack.attention.num_heads), split=1)
+        table = (positions.num_buckets, stack.attention.num_heads)
+        yield Weight("positions", table, "wide", split=1)
 
 
 def _network(name: str, config: FeedForwardConfig, width: int) -> Iterator[Weight]:
@@ -347,7 +366,7 @@ def _(attention: AttentionConfig, width: int, projecting: bool) -> Iterator[Weig
         yield Weight("attention", (width,))
     norms = {"none": (), "head": (attention.head_dim,) * 2, "full": (q, kv)}[attention.qk_norm]
     for size in norms:
-        yield Weight("attention", (size,), partial="heads")
+        yield Weight("attention", (size,), "wide", partial="heads")
     if attention.sinks:
         yield Weight("attention", (attention.num_heads,), split=0)
 
@@ -357,11 +376,11 @@ def _(attention: LatentAttention, width: int, projecting: bool) -> Iterator[Weig
     rank = attention.q_lora_rank
     if rank is not None:
         yield Weight("attention", (rank, width), partial="heads")
-        yield Weight("attention", (rank,), partial="heads")
+        yield Weight("attention", (rank,), "wide", partial="heads")
     yield Weight("attention", (attention.q_width, width if rank is None else rank), split=0)
     down = attention.kv_lora_rank + attention.qk_rope_head_dim
     yield Weight("attention", (down, width), partial="heads")
-    yield Weight("attention", (attention.kv_lora_rank,), partial="heads")
+    yield Weight("attention", (attention.kv_lora_rank,), "wide", partial="heads")
     up = attention.num_heads * (attention.qk_nope_head_dim + attention.v_head_dim)
     yield Weight("attention", (up, attention.kv_lora_rank), split=0)
     yield Weight("attention", (width, attention.v_width), split=1)
