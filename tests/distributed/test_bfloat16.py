@@ -94,4 +94,4 @@ def test_other_layouts_are_as_near_to_float32_as_one_process(ranks: Ranks, name:
     for plan in (*DATA, P(expert=2), P(tensor=2), P(tensor=2, sequence=True)):
         case = Case(MODELS[name], plan, LOSSES, dtype=torch.bfloat16)
         for one, many in ranks(2).run(off_the_truth, case):
-            assert 2**-9 < one < 2**-4 and many < 1.5 * one, (plan, one, many)
+            assert 2**-9 < one < 2**-3 and many < 1.5 * one, (plan, one, many)
