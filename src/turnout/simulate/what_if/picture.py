@@ -160,7 +160,7 @@ def _panel(
     """
     alt = altair()
     name, marks, values = x
-    axis = alt.Axis(values=list(values), grid=False, labelAngle=0)
+    axis = alt.Axis(values=list(values), grid=False, labelAngle=0, format="~g")
     kind = "O" if name == RANKS else "Q"
     across = alt.X(f"x:{kind}", title=name, axis=axis)
     form, ends = (".2f", None) if y is None else y
