@@ -10,11 +10,12 @@ import torch
 from turnout.train.host_memory import keep_freed_memory
 
 assert {keep}
-sizes = random.Random(0)
+draw = random.Random(0)
+sizes = [(1 << 24) + draw.randrange(1 << 20) for _ in range(4)]
 counts = []
 for _ in range(40):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    step = [torch.ones((1 << 22) + sizes.randrange(1 << 20)) for _ in range(4)]
+    step = [torch.ones(size) for size in sizes]
     step = [tensor * 2 for tensor in step]
     counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 print(sum(counts[20:]))
@@ -22,7 +23,7 @@ print(sum(counts[20:]))
 
 
 def faults(keep: str) -> int:
-    """Pages that 20 steps, behind 20 others, ask the system for: 8 tensors of about 16 MiB each."""
+    """Pages that 20 steps, behind 20 others, ask the system for: 8 tensors of about 64 MiB each."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(keep=keep)], capture_output=True, text=True
     )
@@ -31,8 +32,9 @@ def faults(keep: str) -> int:
 
 
 def test_a_step_finds_the_pages_of_the_one_before():
-    # Anew they are 20 x 8 x 16 MiB = 2.5 GiB: 655,360 pages of 4 KiB, or 1,280 of 2 MiB.
-    assert 10 * faults("keep_freed_memory()") < faults("True")
+    # Anew they are 20 x 8 x 64 MiB = 10 GiB: 2,621,440 pages of 4 KiB. One tensor more, where the
+    # kept ones do not fit together, is 16,384.
+    assert 20 * faults("keep_freed_memory()") < faults("True")
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
