@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from turnout.nn import learned_bias
 
@@ -98,3 +99,11 @@ def test_what_is_left_to_the_kernel_and_to_plain_attention():
 def test_it_keeps_torch_library_s_rules():
     leaves, _ = problem(SHAPES["more keys"], torch.float32, masked=False)
     torch.library.opcheck(torch.ops.turnout.biased_attention.default, (*leaves, 0.5))
+
+
+def test_its_arithmetic_is_counted():
+    leaves, _ = problem(SHAPES["more keys"], torch.bfloat16)
+    with FlopCounterMode(display=False) as counter:
+        learned_bias.attention(*leaves, 1.0).sum().backward()
+    # 2 x 3 heads of 5 x 9 pairs, width 4: two products forward and five backward of 2 each
+    assert counter.get_total_flops() == 14 * 2 * 3 * 5 * 9 * 4

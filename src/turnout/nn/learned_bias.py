@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 PART = 1 << 21  # probabilities at a time: 8 MiB in float32
 
@@ -111,3 +112,18 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _attention_op.register_autograd(_backward, setup_context=_save)
+
+
+@register_flop_formula([torch.ops.turnout.biased_attention])
+def _flops(query: Any, key: Any, *_: Any, **__: Any) -> int:
+    return 4 * _pairs(query, key)
+
+
+@register_flop_formula([torch.ops.turnout.biased_attention_backward])
+def _backward_flops(grad: Any, query: Any, key: Any, *_: Any, **__: Any) -> int:
+    return 10 * _pairs(query, key)  # five products
+
+
+def _pairs(query: Any, key: Any) -> int:
+    batch, heads, queries, width = query
+    return int(batch * heads * queries * key[2] * width)
