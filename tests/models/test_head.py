@@ -42,43 +42,83 @@ def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
 @pytest.mark.parametrize("scale", [1.0, 0.25])
 def test_loss_and_gradients_are_the_plain_ones(chunk: int, scale: float) -> None:
     hidden, weight, targets, mask = inputs()
-    loss = Head(weight, scale).cross_entropy(hidden, targets, mask, z=True)
-    got = torch.autograd.grad(loss.nats / 7 + 0.3 * loss.z, (hidden, weight))
+    loss = Head(weight, scale).cross_entropy(hidden, targets, mask, z_weight=0.3)
+    got = torch.autograd.grad(loss.total / 7, (hidden, weight))
     nats, z = plain(hidden.double(), weight.double(), targets, mask, scale)
-    expected = torch.autograd.grad(nats / 7 + 0.3 * z, (hidden, weight))
-    torch.testing.assert_close(loss.nats.double(), nats)
-    torch.testing.assert_close(loss.z.double(), z)
+    expected = torch.autograd.grad((nats + 0.3 * z) / 7, (hidden, weight))
+    for found, exact in ((loss.total, nats + 0.3 * z), (loss.nats, nats), (loss.z, z)):
+        assert found.item() == pytest.approx(exact.item(), rel=1e-6)
+    assert not (loss.nats.requires_grad or loss.z.requires_grad)
     assert loss.count.item() == mask.sum().item()
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other.to(one.dtype), atol=1e-5, rtol=1e-5)
     assert torch.equal(got[0][~mask], torch.zeros_like(got[0][~mask]))
 
 
-def test_without_the_z_term_it_is_zero_and_the_rest_stays(chunk: int) -> None:
+def test_without_a_weight_the_z_term_is_counted_alone(chunk: int) -> None:
     hidden, weight, targets, mask = inputs()
-    with_z = Head(weight).cross_entropy(hidden, targets, mask, z=True)
-    without = Head(weight).cross_entropy(hidden, targets, mask)
-    assert without.z.item() == 0
-    assert torch.equal(with_z.nats, without.nats)
-    one, other = (torch.autograd.grad(loss.nats, (hidden, weight)) for loss in (with_z, without))
+    loss = Head(weight).cross_entropy(hidden, targets, mask)
+    assert torch.equal(loss.total, loss.nats)
+    nats, z = plain(hidden, weight, targets, mask, 1.0)
+    torch.testing.assert_close(loss.z, z)
+    one, other = (torch.autograd.grad(total, (hidden, weight)) for total in (loss.total, nats))
     torch.testing.assert_close(one, other)
+
+
+def test_gradients_of_what_trains(chunk: int) -> None:
+    """Of frozen weights, or of hidden states that nobody asks for, none is made."""
+    hidden, weight, targets, mask = inputs()
+    nats, _ = plain(hidden, weight, targets, mask, 1.0)
+    for_hidden, for_weight = torch.autograd.grad(nats, (hidden, weight))
+    frozen = Head(weight.detach()).cross_entropy(hidden, targets, mask)
+    torch.testing.assert_close(torch.autograd.grad(frozen.total, hidden)[0], for_hidden)
+    alone = Head(weight).cross_entropy(hidden.detach(), targets, mask)
+    torch.testing.assert_close(torch.autograd.grad(alone.total, weight)[0], for_weight)
+    with torch.no_grad():
+        without = Head(weight).cross_entropy(hidden, targets, mask)
+    assert not without.total.requires_grad
+    torch.testing.assert_close(without.total, nats.detach())
+
+
+def test_a_second_backward_pass_is_refused() -> None:
+    """The first one scales the gradients where they are."""
+    hidden, weight, targets, mask = inputs()
+    total = Head(weight).cross_entropy(hidden, targets, mask).total / 7
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()
+
+
+def test_two_passes_have_the_mean_of_their_losses() -> None:
+    hidden, weight, targets, mask = inputs()
+    head = Head(weight)
+    one, other = (
+        head.cross_entropy(factor * hidden, targets, mask, z_weight=0.5) for factor in (1.0, 3.0)
+    )
+    both = one.mean(other)
+    for name in ("total", "nats", "z"):
+        mean = (getattr(one, name) + getattr(other, name)) / 2
+        assert torch.equal(getattr(both, name), mean)
+    assert torch.equal(both.count, mask.sum())
 
 
 def test_uniform_logits_by_hand() -> None:
     # Zero hidden states: every token costs ln V, and its log-sum-exp is ln V as well.
     mask = torch.tensor([[True, True, False]])
     loss = Head(torch.randn(VOCABULARY, WIDTH)).cross_entropy(
-        torch.zeros(1, 3, WIDTH), torch.zeros(1, 3, dtype=torch.int64), mask, z=True
+        torch.zeros(1, 3, WIDTH), torch.zeros(1, 3, dtype=torch.int64), mask, z_weight=0.5
     )
     assert loss.nats.item() == pytest.approx(2 * math.log(VOCABULARY))
     assert loss.z.item() == pytest.approx(2 * math.log(VOCABULARY) ** 2)
+    # 2 ln V + 0.5 x 2 ln^2 V
+    assert loss.total.item() == pytest.approx(2 * math.log(VOCABULARY) + math.log(VOCABULARY) ** 2)
 
 
 def test_no_target_at_all() -> None:
     hidden, weight, targets, mask = inputs()
-    loss = Head(weight).cross_entropy(hidden, targets, torch.zeros_like(mask), z=True)
+    loss = Head(weight).cross_entropy(hidden, targets, torch.zeros_like(mask), z_weight=1.0)
     assert (loss.nats.item(), loss.z.item(), loss.count.item()) == (0, 0, 0)
-    gradients = torch.autograd.grad(loss.nats + loss.z, (hidden, weight))
+    gradients = torch.autograd.grad(loss.total, (hidden, weight))
     assert all(torch.equal(g, torch.zeros_like(g)) for g in gradients)
 
 
@@ -92,7 +132,7 @@ def test_bf16_is_at_most_half_as_wrong_again_as_the_plain_bf16_loss() -> None:
         F.cross_entropy(oracle_logits[mask], targets[mask], reduction="sum"), (hidden, weight)
     )
     loss = Head(weight).cross_entropy(hidden, targets, mask)
-    got = torch.autograd.grad(loss.nats, (hidden, weight))
+    got = torch.autograd.grad(loss.total, (hidden, weight))
     for mine, theirs, truth in zip(got, oracle, exact, strict=True):
         allowed = 1.5 * (theirs.double() - truth.double()).norm()
         assert (mine.double() - truth.double()).norm() <= allowed
@@ -119,7 +159,7 @@ def test_nothing_is_as_large_as_the_logits(monkeypatch: pytest.MonkeyPatch) -> N
     weight = torch.randn(64, WIDTH, requires_grad=True)
     targets, mask = torch.zeros(2, 32, dtype=torch.int64), torch.ones(2, 32) > 0
     with _Largest() as largest:
-        loss: HeadLoss = Head(weight).cross_entropy(hidden, targets, mask, z=True)
-        (loss.nats + loss.z).backward()
+        loss: HeadLoss = Head(weight).cross_entropy(hidden, targets, mask, z_weight=1.0)
+        loss.total.backward()
     # 64 tokens of width 6 or 64 x 6 weights are 384 elements, a chunk 256, all logits 4,096.
     assert largest.elements == 384

@@ -52,8 +52,8 @@ def ready(config: ModelConfig, *, recompute: bool = False) -> Model:
 
 def backward(model: Model, batch: Batch) -> tuple[ModelOutput, dict[str, Tensor]]:
     output = model(batch)
-    loss = output.head.cross_entropy(output.hidden, batch.targets, batch.target_mask, z=True)
-    total = loss.nats + 0.01 * loss.z
+    loss = output.head.cross_entropy(output.hidden, batch.targets, batch.target_mask, z_weight=0.01)
+    total = loss.total
     for layer in output.layers:
         total = total + layer.router.z.sum() + layer.router.probability.square().sum()
     total.backward()

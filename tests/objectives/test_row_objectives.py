@@ -135,7 +135,7 @@ def test_no_gradient_starts_at_a_prompt_but_all_passes_through_it(name: str) -> 
     output.hidden.retain_grad()
     read[0].retain_grad()
     loss = output.head.cross_entropy(output.hidden, whole.targets, whole.target_mask)
-    loss.nats.backward()
+    loss.total.backward()
     assert output.hidden.grad is not None and read[0].grad is not None
     starts = output.hidden.grad.abs().amax(2) > 0
     assert torch.equal(starts, whole.target_mask)

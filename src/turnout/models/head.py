@@ -20,17 +20,28 @@ CHUNK_ELEMENTS = 1 << 23  # logits of a chunk: 32 MiB in float32
 
 @dataclass(frozen=True)
 class HeadLoss:
-    """Sums over the positions that carry loss.
+    """Sums over the positions that carry loss, float32.
 
     Attributes:
-        nats: cross-entropy, float32, with gradient.
-        z: squared log-sum-exp of the logits, float32, with gradient; zero unless asked for.
+        total: cross-entropy and the weighted z term, with gradient, which can be taken once.
+        nats: cross-entropy, without gradient.
+        z: squared log-sum-exp of the logits, without gradient.
         count: number of positions, int64.
     """
 
+    total: Float[Tensor, ""]
     nats: Float[Tensor, ""]
     z: Float[Tensor, ""]
     count: Int[Tensor, ""]
+
+    def mean(self, other: "HeadLoss") -> "HeadLoss":
+        """Of two passes over the same positions."""
+        return HeadLoss(
+            (self.total + other.total) / 2,
+            (self.nats + other.nats) / 2,
+            (self.z + other.z) / 2,
+            self.count,
+        )
 
 
 @dataclass(frozen=True)
@@ -57,17 +68,18 @@ class Head:
         targets: Int[Tensor, "B S"],
         mask: Bool[Tensor, "B S"],
         *,
-        z: bool = False,
+        z_weight: float = 0.0,
     ) -> HeadLoss:
-        """Summed cross-entropy of ``targets`` where ``mask``, and the z term if asked for.
+        """Summed cross-entropy of ``targets`` where ``mask``, with ``z_weight`` times the z term.
 
-        Gradients are exact; the logits of a chunk are computed again in the backward pass.
+        Gradients are exact, and made beside the logits of each chunk, which are gone then.
         """
         rows = (hidden * self.scale).flatten(0, 1)
-        nats, squares = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            rows, self.weight, targets.flatten(), mask.flatten(), z
+        wanted = torch.is_grad_enabled()
+        total, nats, z = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            rows, self.weight, targets.flatten(), mask.flatten(), z_weight, wanted
         )
-        return HeadLoss(nats, squares, mask.sum())
+        return HeadLoss(total, nats, z, mask.sum())
 
     def divergence(
         self,
@@ -105,46 +117,76 @@ class Head:
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """(sum of ``lse - logit[target]``, sum of ``lse^2``) over the masked rows."""
+    """Sums of ``lse - logit[target] + z_weight lse^2`` over the masked rows, of its first two terms
+    and of ``lse^2``; the gradient of the first of these three is that of the whole."""
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, mask: Tensor, z: bool
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        mask: Tensor,
+        z_weight: float,
+        wanted: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         cast = weight.to(rows.dtype)
         nats = torch.zeros((), dtype=torch.float32, device=rows.device)
         squares = torch.zeros_like(nats)
+        of_rows, of_weight = (wanted and needed for needed in ctx.needs_input_grad[:2])
+        rows_grad = torch.empty_like(rows) if of_rows else None
+        weight_grad = torch.zeros_like(weight) if of_weight else None
         for part in _chunks(rows.shape[0], weight.shape[0]):
-            logits = onednn.fastest(rows[part], cast.t()).float()
-            lse = logits.logsumexp(-1)
-            target = logits.gather(1, targets[part].unsqueeze(1)).squeeze(1)
-            nats = nats + torch.where(mask[part], lse - target, 0.0).sum()
-            if z:
-                squares = squares + torch.where(mask[part], lse.square(), 0.0).sum()
-        ctx.save_for_backward(rows, weight, targets, mask)
-        ctx.z = z
-        return nats, squares
+            chunk = _Chunk(rows[part], targets[part], mask[part])
+            sums, grad = chunk.cross_entropy(cast, z_weight, of_rows or of_weight)
+            nats, squares = nats + sums[0], squares + sums[1]
+            if rows_grad is not None:
+                rows_grad[part] = onednn.fastest(grad, cast)
+            if weight_grad is not None:
+                weight_grad += onednn.fastest(grad.t(), chunk.rows)
+        ctx.save_for_backward(rows_grad, weight_grad)
+        ctx.mark_non_differentiable(nats, squares)
+        return nats + z_weight * squares if z_weight else nats.clone(), nats, squares
 
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> tuple[Tensor | None, ...]:
-        """d nats / d logits = p - onehot; d lse^2 / d logits = 2 lse p; p the softmax."""
-        rows, weight, targets, mask = ctx.saved_tensors
-        nats_up, squares_up = upstream
-        cast = weight.to(rows.dtype)
-        rows_grad = torch.empty_like(rows)
-        weight_grad = torch.zeros_like(weight)
-        for part in _chunks(rows.shape[0], weight.shape[0]):
-            logits = onednn.fastest(rows[part], cast.t()).float()
-            lse = logits.logsumexp(-1, keepdim=True)
-            factor = nats_up + 2.0 * squares_up * lse if ctx.z else nats_up.expand_as(lse)
-            grad = logits.sub_(lse).exp_().mul_(factor)
-            grad.scatter_add_(1, targets[part].unsqueeze(1), -nats_up.expand_as(lse))
-            grad = grad.masked_fill_(~mask[part].unsqueeze(1), 0.0).to(rows.dtype)
-            rows_grad[part] = onednn.fastest(grad, cast)
-            weight_grad += onednn.fastest(grad.t(), rows[part])
-        return rows_grad, weight_grad, None, None, None
+        """In place: autograd notices where a second pass would take what the first has scaled."""
+        of_rows, of_weight = (
+            None if grad is None else grad.mul_(upstream[0]) for grad in ctx.saved_tensors
+        )
+        return of_rows, of_weight, None, None, None, None
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some rows; what is as wide as the vocabulary lives no longer than a call."""
+
+    rows: Tensor
+    targets: Tensor
+    mask: Tensor
+
+    def cross_entropy(
+        self, weight: Tensor, z_weight: float, wanted: bool
+    ) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """The sums, and the gradient of the whole with respect to the logits where ``wanted``:
+        ``d nats / d logits = p - onehot``, ``d lse^2 / d logits = 2 lse p``; p the softmax."""
+        logits = onednn.fastest(self.rows, weight.t()).float()
+        lse = logits.logsumexp(-1, keepdim=True)
+        target = logits.gather(1, self.targets.unsqueeze(1))
+        kept = self.mask.unsqueeze(1)
+        nats = torch.where(kept, lse - target, 0.0).sum()
+        squares = torch.where(kept, lse.square(), 0.0).sum()
+        if not wanted:
+            return (nats, squares), lse
+        grad = logits.sub_(lse).exp_()
+        if z_weight:
+            grad.mul_(1.0 + 2.0 * z_weight * lse)
+        grad.scatter_add_(1, self.targets.unsqueeze(1), torch.full_like(lse, -1.0))
+        return (nats, squares), grad.masked_fill_(~kept, 0.0).to(self.rows.dtype)
 
 
 def _chunks(tokens: int, vocabulary: int) -> list[slice]:
-    size = max(1, CHUNK_ELEMENTS // vocabulary)
-    return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
+    """Of about the same size: a size of its own would be a kernel of its own."""
+    most = max(1, CHUNK_ELEMENTS // vocabulary)
+    size = -(-tokens // max(1, -(-tokens // most)))
+    return [slice(start, min(start + size, tokens)) for start in range(0, tokens, max(1, size))]

@@ -16,6 +16,8 @@ from turnout.config.losses import LossConfig, Scope
 from turnout.config.model import ModelConfig
 from turnout.data.batch import Batch
 from turnout.models.base import Model
+from turnout.models.head import HeadLoss
+from turnout.models.outputs import ModelOutput
 from turnout.moe.losses import (
     BALANCE_FORMS,
     LossSums,
@@ -106,17 +108,16 @@ class LanguageObjective:
             ValueError: a batch-wide term of several micro-batches without ``sums``.
         """
         output = model(batch, routing=self._own.needs_routing)
-        loss = output.head.cross_entropy(output.hidden, batch.targets, batch.target_mask, z=True)
-        own = self._own(model, batch, output, loss.nats)
+        own = self._own(model, batch, output, partial(self._language, batch))
         targets = max(totals.targets, 1)
         terms = Terms(
-            language=own.nats / targets,
-            head_z=loss.z / targets,
+            language=own.loss.nats / targets,
+            head_z=own.loss.z / targets,
             router_own=own.value / targets,
             **self.layer_terms(output.layers, totals, sums),
         )
         return LossReport(
-            total=self._weighted(terms),
+            total=self._weighted(own.loss.total / targets, terms),
             terms=_pytree.tree_map(torch.Tensor.detach, terms),
             layers=_pytree.tree_map(torch.Tensor.detach, output.layers),
         )
@@ -130,11 +131,16 @@ class LanguageObjective:
         found = StepSums.collect(parts)
         return StepSums(tuple(map(self.across, found.layers)))
 
-    def _weighted(self, terms: Terms) -> Float[Tensor, ""]:
-        total = terms.language
+    def _language(self, batch: Batch, output: ModelOutput) -> HeadLoss:
+        return output.head.cross_entropy(
+            output.hidden, batch.targets, batch.target_mask, z_weight=self.losses.head_z
+        )
+
+    def _weighted(self, total: Float[Tensor, ""], terms: Terms) -> Float[Tensor, ""]:
+        """``total`` of the language, with the other terms."""
         if self._own.coefficient > 0:
             total = total + self._own.coefficient * terms.router_own
-        for name in ("balance", "router_z", "importance", "load", "entropy", "head_z"):
+        for name in ("balance", "router_z", "importance", "load", "entropy"):
             coefficient = getattr(self.losses, name)
             # A term that is off stays out of the graph, so that its NaN cannot reach a gradient.
             if coefficient > 0:

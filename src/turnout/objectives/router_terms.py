@@ -5,6 +5,7 @@ expert, or the agreement of two passes. Axes: B batch, S sequence, G routing gro
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import final
@@ -20,6 +21,7 @@ from turnout.config.routers import ReinforceRouter, RouterConfig, ThorRouter
 from turnout.data.batch import Batch
 from turnout.models.base import Model
 from turnout.models.contexts import Contexts
+from turnout.models.head import HeadLoss
 from turnout.models.outputs import ModelOutput
 from turnout.moe.hashing import mix
 from turnout.moe.stats import group_sum
@@ -29,15 +31,18 @@ SECOND = 2  # what a row's key is mixed with for the second pass
 
 @dataclass(frozen=True)
 class Own:
-    """A router's own term: its sum over targets, its coefficient, and the passes' mean nats.
+    """A router's own term, and the loss of the language.
 
     Attributes:
         value: with gradient, to be divided by the step's targets.
-        nats: summed cross-entropy over all passes of a micro-batch, divided by their number.
+        loss: the mean over all passes of a micro-batch.
     """
 
     value: Float[Tensor, ""]
-    nats: Float[Tensor, ""]
+    loss: HeadLoss
+
+
+Language = Callable[[ModelOutput], HeadLoss]
 
 
 class RouterTerm(ABC):
@@ -52,10 +57,12 @@ class RouterTerm(ABC):
     needs_routing: bool
 
     @abstractmethod
-    def __call__(
-        self, model: Model, batch: Batch, output: ModelOutput, nats: Float[Tensor, ""]
-    ) -> Own:
-        """The term, from a pass's output and its summed cross-entropy."""
+    def __call__(self, model: Model, batch: Batch, output: ModelOutput, language: Language) -> Own:
+        """The term, from a pass's output.
+
+        Args:
+            language: the loss of a pass, whose gradient it makes: once for each.
+        """
 
 
 @final
@@ -65,10 +72,9 @@ class NoTerm(RouterTerm):
     coefficient = 0.0
     needs_routing = False
 
-    def __call__(
-        self, model: Model, batch: Batch, output: ModelOutput, nats: Float[Tensor, ""]
-    ) -> Own:
-        return Own(nats.new_zeros(()), nats)
+    def __call__(self, model: Model, batch: Batch, output: ModelOutput, language: Language) -> Own:
+        loss = language(output)
+        return Own(loss.nats.new_zeros(()), loss)
 
 
 @final
@@ -87,9 +93,7 @@ class PolicyGradient(RouterTerm):
         self.coefficient = coefficient
         self.contexts = Contexts.of(moe)
 
-    def __call__(
-        self, model: Model, batch: Batch, output: ModelOutput, nats: Float[Tensor, ""]
-    ) -> Own:
+    def __call__(self, model: Model, batch: Batch, output: ModelOutput, language: Language) -> Own:
         assert output.routing is not None
         context = self.contexts.context(batch.decoder, batch)
         reward = -output.head.nats(output.hidden, batch.targets)
@@ -99,7 +103,7 @@ class PolicyGradient(RouterTerm):
             for stats, decision in zip(output.layers, output.routing.layers, strict=True)
             if stats.stack == "decoder"
         ]
-        return Own(-torch.stack(policy).sum(), nats)
+        return Own(-torch.stack(policy).sum(), language(output))
 
 
 @final
@@ -116,15 +120,13 @@ class Consistency(RouterTerm):
     def __init__(self, coefficient: float) -> None:
         self.coefficient = coefficient
 
-    def __call__(
-        self, model: Model, batch: Batch, output: ModelOutput, nats: Float[Tensor, ""]
-    ) -> Own:
+    def __call__(self, model: Model, batch: Batch, output: ModelOutput, language: Language) -> Own:
+        loss = language(output)
         if not model.training:
-            return Own(nats.new_zeros(()), nats)
+            return Own(loss.nats.new_zeros(()), loss)
         again = model(replace(batch, keys=mix(batch.keys, SECOND)))
-        second = again.head.cross_entropy(again.hidden, batch.targets, batch.target_mask)
         apart = output.head.divergence(output.hidden, again.hidden, batch.target_mask)
-        return Own(apart, (nats + second.nats) / 2)
+        return Own(apart, loss.mean(language(again)))
 
 
 def advantage(

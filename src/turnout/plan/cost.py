@@ -17,7 +17,6 @@ from turnout.plan.work import Load, Work, routed
 
 UPDATE = 8  # times that an update reads or writes an entry of a weight's size
 PASSES = 3  # forward, and two products of the backward pass
-HEAD_PASSES = 4  # the head makes its logits again
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def _compute(work: Work, device: Device, assumed: Assumptions) -> dict[str, floa
     return {
         "dense": roofline(dense / tensor + parts.router, matrices - experts, again),
         "experts": roofline(parts.experts * rows / tensor, experts, again),
-        "head": roofline(parts.head, model.vocab_size * model.d_model, HEAD_PASSES),
+        "head": roofline(parts.head, model.vocab_size * model.d_model, PASSES),
         "elementwise": train.micro_batches * again * made(work, "balanced").total / moved,
     }
 
