@@ -208,7 +208,7 @@ def named(said: str, victim: int) -> str:
     lines = [line.strip() for line in said.splitlines()]
     ours = [line for line in lines if line.startswith(("error:", "skip", "interrupt", "step"))]
     found = [line for line in ours if f"rank {victim}" in line]
-    theirs = [line for line in lines if f"local_rank: {victim})" in line and "exitcode" in line]
+    theirs = [line for line in lines if f"local_rank: {victim} " in line and "exitcode" in line]
     others = [line for line in lines if " leaves: " in line and f"rank {victim} says" in line]
     return f"`{(found or others or theirs or ['nothing'])[0]}`"
 
@@ -218,6 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--events", nargs="+", choices=EVENTS, default=list(EVENTS))
     parser.add_argument("--as-rank", choices=EVENTS, help=argparse.SUPPRESS)
     parser.add_argument("--victim", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -235,7 +236,7 @@ def main() -> None:
         "| event | rank | seconds, median | largest | the line |\n" + "|---" * 5 + "|"
     )
     for size in options.ranks:
-        for event in EVENTS:
+        for event in options.events:
             found = []
             for _ in range(options.repeats):
                 with tempfile.TemporaryDirectory() as folder:

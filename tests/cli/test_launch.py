@@ -9,7 +9,7 @@ import pytest
 
 from turnout.checkpoint.index import CheckpointError
 from turnout.checkpoint.ranks import Left
-from turnout.cli.launch import PATIENCE, Launch
+from turnout.cli.launch import ASIDE, PATIENCE, Launch
 from turnout.config.errors import ConfigError, UserError
 
 
@@ -29,8 +29,7 @@ def leave(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
         raise Ended
 
     def sleep(seconds: float) -> None:
-        assert seconds == PATIENCE
-        print("waits; ", end="")
+        print({PATIENCE: "waits; ", ASIDE: "steps aside; "}[seconds], end="")
 
     def said(rank: int, error: Exception) -> str:
         def work() -> int:
@@ -67,11 +66,11 @@ def test_what_all_find_the_first_says_and_the_others_wait_to_be_ended(
         (Left("rank 1 has left: E: x"), "rank 2 leaves: rank 1 has left: E: x\n"),
         (
             RuntimeError("[gloo/transport/tcp/pair.cc:1] Connection closed by peer"),
-            "rank 2 leaves: the connection to another rank broke\n",
+            "steps aside; rank 2 leaves: the connection to another rank broke\n",
         ),
         (
             RuntimeError("Failed to recv, got 0 bytes. Connection was likely closed."),
-            "rank 2 leaves: the connection to another rank broke\n",
+            "steps aside; rank 2 leaves: the connection to another rank broke\n",
         ),
     ],
 )

@@ -13,6 +13,7 @@ from turnout.config.errors import ConfigError, UserError
 
 _BROKEN = ("connection closed", "connection reset", "connection was", "broken pipe", "gloo")
 PATIENCE = 5.0  # seconds for the first process to say what all of them should find
+ASIDE = 1.0  # seconds for torchrun to see that another one is gone: it names the first to end
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Launch:
                 # after that was alone with it.
                 time.sleep(PATIENCE)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # until all is said
+            if _broken(error):
+                time.sleep(ASIDE)
             self._say(error)
             sys.stdout.flush()
             sys.stderr.flush()
