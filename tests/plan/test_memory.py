@@ -23,7 +23,7 @@ from turnout.config.train import RunConfig
 from turnout.data.batch import Batch, Stream
 from turnout.models.build import build
 from turnout.objectives import build as build_objective
-from turnout.plan.activations import activations, made, recomputed
+from turnout.plan.activations import activations, largest_layer, made
 from turnout.plan.memory import memory, state_bytes
 from turnout.plan.weights import Weight, held
 from turnout.plan.work import fullest, routed, work_of
@@ -73,17 +73,63 @@ def test_activations_of_a_dense_and_a_sparse_layer_by_hand() -> None:
     assert found.router == 12 * (8 * 4 + 4 * 4 * 4 + 33) + 12 * 54 + 4 * 12
     # ids; who may read whom; cosines and sines of two pairs; targets and whether they count
     assert found.inputs == 12 * 8 + 2 * 36 + 12 * 4 * 4 + 12 * 9
+    assert found.head == 10 * 8 * 4  # the gradient of its weight
 
 
 def test_recomputation_keeps_inputs_and_makes_one_layer_again() -> None:
     run = trained(batch_rows=2, eval_rows=2, recompute=True)
     work = work_of(run, over(1))
     whole, kept = made(work, "balanced"), activations(work, "balanced")
-    around = whole.inputs + 12 * 17 * 4 + 12 * 8 * 4  # the last norm is no layer's
+    # the last norm is no layer's
+    around = whole.inputs + whole.head + 12 * 17 * 4 + 12 * 8 * 4
     assert kept.total == around + 2 * 12 * 8 * 4
-    again = recomputed(work, "balanced")
-    assert again.experts == whole.experts  # the sparse layer is the larger one
-    assert again.total + kept.total < whole.total + 2 * 12 * 8 * 4
+    again = largest_layer(work, work.stacks[0], "balanced")
+    assert again > (whole.total - around) / 2  # the sparse layer is the larger one
+    assert again + kept.total < whole.total + 2 * 12 * 8 * 4
+    assert memory(work, "balanced").activations == kept.total - kept.dispatch + again
+
+
+def test_moments_by_hand() -> None:
+    """Four ranks, two of them an expert axis, 12 tokens each; float32, one micro-batch."""
+    work = work_of(RUN, over(4, expert=2))
+    found = memory(work, "balanced")
+    sizes = {each.name: each.size for each in found.moments}
+    kept = found.activations + found.dispatch
+    # Of a layer's matrices in one piece: 4 x 64 of attention with 2 x 128 of the network, or with
+    # two experts of 2 x 128; what is wide has 168 entries.
+    dense, sparse, wide = 512, 768, 4 * 168
+    hidden, rows, table = 12 * 16 * 4, 12 * 8 * 4, 10 * 8 * 4
+    norm = 12 * 17 * 4 + rows  # the last one, behind all layers
+    # Weights and the buffer they came in, and what the ReLU has not yet let go.
+    assert sizes["forward"] == kept - norm - table + wide + 2 * 4 * sparse + hidden
+    # The scaled rows, and a product for the gradient of the table beside the logits' gradient.
+    assert sizes["head"] == kept + wide + rows + 12 * 10 * 4 + table
+    # The layer in use and the next; gradients of half of its matrices, of its hidden rows before
+    # and behind the ReLU, and of two times the rows.
+    last = 4 * (sparse + dense) + 4 * sparse // 2 + 2 * hidden + 2 * rows
+    assert sizes["last layer of the decoder"] == kept - norm + wide + last
+    # Shards of all gradients but those of what is wide: 490 - 168 / 4 entries. What is left of
+    # what was kept: masks, ids, rotations and targets, 468 bytes, and the table's gradient.
+    behind = 4 * (490 - 42) + wide + 468 + table
+    again = largest_layer(work, work.stacks[0], "balanced")
+    assert sizes["first layer of the decoder"] == behind + again + last + 4 * sparse
+    assert sizes["embedding of the decoder"] == behind + table
+    assert sizes["scattering"] == 4 * (490 - 42) + 2 * wide
+    assert sizes["update"] == 1960 + 4 * 4 * 128
+    assert found.peak == found.state + max(sizes.values())
+    assert found.fullest.name == "last layer of the decoder"
+
+
+def test_gradients_of_earlier_micro_batches_are_there_from_the_start() -> None:
+    one, two = (
+        memory(work_of(trained(batch_rows=8 * parts, micro_batches=parts), over(4)), "balanced")
+        for parts in (1, 2)
+    )
+    assert one.activations == two.activations
+    before, after = ({m.name: m.size for m in found.moments} for found in (one, two))
+    for name in ("forward", "head", "last layer of the decoder"):
+        assert after[name] == before[name] + one.gradients
+    assert after["update"] == before["update"]
 
 
 def test_rows_of_the_experts() -> None:

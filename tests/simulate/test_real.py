@@ -1,4 +1,5 @@
-"""The meter on two real gloo ranks and on simulated ones: the same collectives and bytes."""
+"""The meter on two real gloo ranks and on simulated ones: the same collectives and bytes; and the
+peak of the plan, which is near."""
 
 from collections import Counter
 from dataclasses import replace
@@ -22,6 +23,8 @@ from turnout.models.base import Model
 from turnout.models.build import build
 from turnout.parallel.mesh import Meshes
 from turnout.parallel.ranks import ManyRanks
+from turnout.plan.memory import memory
+from turnout.plan.work import work_of
 from turnout.simulate.collectives import axes
 from turnout.simulate.loads import Recorded
 from turnout.simulate.meter import Meter, meter_dispatch
@@ -84,12 +87,17 @@ def test_real_ranks_make_the_simulated_collectives(tmp_path: Path) -> None:
         for name, run in RUNS.items():
             first, last = pool.run(real_step, run)
             found = simulate(run, over_ranks(run, 2), load)
+            planned = memory(work_of(run, over_ranks(run, 2)), "balanced")
             for real, simulated in ((first, found["first"].cost), (last, found["last"].cost)):
                 assert _counted(real) == _counted(simulated), name
                 assert real.flops == simulated.flops, name
                 for part in ("weights", "gradients", "optimiser"):
                     assert getattr(real.memory, part) == getattr(simulated.memory, part), name
-                peaks = real.memory.peak / simulated.memory.peak
-                assert 0.9 < peaks < 1.1, (name, real.memory, simulated.memory)
+                peak, planned = (
+                    real.memory.peak,
+                    memory(work_of(run, over_ranks(run, 2)), "balanced"),
+                )
+                assert peak == pytest.approx(simulated.memory.peak, rel=0.1), name
+                assert peak == pytest.approx(planned.peak, rel=0.1), (name, planned.fullest)
     finally:
         pool.stop()

@@ -82,7 +82,7 @@ def _memory(layout: Layout) -> Table:
         table.add_row(name, *(_bytes(memory.components()[name]) for memory in found))
     table.add_section()
     table.add_row("peak", *(_bytes(memory.peak) for memory in found))
-    table.add_row("alive most in", *(memory.moment for memory in found))
+    table.add_row("alive most in", *(memory.fullest.name for memory in found))
     return table
 
 

@@ -17,13 +17,12 @@ from turnout.config.moe import MoEConfig
 from turnout.config.positions import RelativeBias, Rotary
 from turnout.plan.work import FLOAT, INDEX, Load, StackWork, Work, routed
 
-CHUNK = 1 << 23  # logits that the head makes at a time
-
 
 @dataclass(frozen=True)
 class Activations:
     """Bytes by part. ``dispatch`` is what travelled: the rows of the experts and those that came
-    back, with the tables that lead them."""
+    back, with the tables that lead them; ``head`` is the gradient of its weight, which is made
+    beside the logits."""
 
     attention: int = 0
     feed_forward: int = 0
@@ -32,6 +31,7 @@ class Activations:
     router: int = 0
     norms: int = 0
     inputs: int = 0
+    head: int = 0
 
     @property
     def total(self) -> int:
@@ -48,36 +48,95 @@ class Activations:
 def activations(work: Work, load: Load) -> Activations:
     """All that one micro-batch keeps between its forward and its backward pass.
 
-    With recomputation that is the input of every layer; see ``recomputed`` for what one layer
+    With recomputation that is the input of every layer; see ``largest_layer`` for what one layer
     takes beside that.
     """
-    if not work.config.train.recompute:
-        return made(work, load)
-    found = _around(work)
-    for part in work.stacks:
-        rows = _rows(work, part, part.stack.d_model) // work.spread
-        found += Activations(inputs=rows).times(part.stack.num_layers)
-        found += Activations(inputs=_shared_bias(work, part))
-    return found
+    return _kept(work, load, again=work.config.train.recompute)
 
 
 def made(work: Work, load: Load) -> Activations:
     """All that is made for a backward pass, kept or not."""
+    return _kept(work, load, again=False)
+
+
+def _kept(work: Work, load: Load, again: bool) -> Activations:
     found = _around(work)
     for part in work.stacks:
-        for moe, count in part.kinds:
-            found += _layer(work, part, moe, load).times(count)
-        if work.entry != FLOAT and not work.config.model.dropout:
+        found += _of_layers(work, part, load, again)
+        if again or (work.entry != FLOAT and not work.config.model.dropout):
             found += Activations(attention=_shared_bias(work, part))
     return found
 
 
-def recomputed(work: Work, load: Load) -> Activations:
-    """Of the largest layer, made again in the backward pass; nothing without recomputation."""
-    if not work.config.train.recompute:
-        return Activations()
-    kinds = [(part, moe) for part in work.stacks for moe, _ in part.kinds]
-    return max((_layer(work, part, moe, load) for part, moe in kinds), key=lambda each: each.total)
+def of_layers(work: Work, part: StackWork, load: Load) -> int:
+    """Bytes that the layers of one stack keep."""
+    return _of_layers(work, part, load, work.config.train.recompute).total
+
+
+def _of_layers(work: Work, part: StackWork, load: Load, again: bool) -> Activations:
+    """With recomputation the inputs alone."""
+    if again:
+        rows = _rows(work, part, part.stack.d_model) // work.spread
+        return Activations(inputs=rows).times(part.stack.num_layers)
+    kinds = (_layer(work, part, moe, load).times(count) for moe, count in part.kinds)
+    return sum(kinds, Activations())
+
+
+def largest_layer(work: Work, part: StackWork, load: Load) -> int:
+    """Bytes that the largest layer of a stack keeps of its own, made again or not."""
+    return max(_layer(work, part, moe, load).total for moe, _ in part.kinds)
+
+
+def attending(work: Work, part: StackWork) -> int:
+    """Of a layer's, those of self-attention and cross-attention."""
+    found = _self_attention(work, part, None)
+    return (found + _cross_attention(work, part) if part.stack.cross else found).total
+
+
+def hidden_rows(work: Work, part: StackWork, load: Load) -> int:
+    """Bytes of the widest tensor of the hidden width: of a dense layer, or of the experts."""
+    dense, tensor = part.stack.feed_forward, work.plan.tensor
+    found = []
+    for moe, _ in part.kinds:
+        if moe is None or not moe.in_feed_forward:
+            found.append(part.tokens * (dense.d_ff // tensor))
+        else:
+            width = moe.expert_ffn(dense).d_ff // tensor
+            found.append(routed(work, part, moe, load) * width)
+    return max(found) * work.entry
+
+
+def rows_of(work: Work, part: StackWork, width: int) -> int:
+    """Bytes of [T, width] in the dtype of the computation."""
+    return _rows(work, part, width)
+
+
+def last_norm(work: Work, part: StackWork) -> int:
+    """Bytes that the norm behind a stack keeps."""
+    return _norm(work, part).total
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Bytes of the backward pass of attention that are as large as its probabilities: ``made`` in
+    each layer, and the ``summed`` gradient of a bias that layers share."""
+
+    made: int
+    summed: int
+
+
+def scores(work: Work, part: StackWork) -> Scores:
+    """The gradients of probabilities and of logits; of a bias alone where the kernel keeps
+    neither."""
+    learned = part.stack.positions.kind == RelativeBias.kind
+    dropped = bool(work.config.model.dropout)
+    blockwise = learned and work.entry != FLOAT and not dropped
+    shared = _bias(work, part) if learned and not _a_layer(part) else 0
+    if blockwise:
+        return Scores(_bias(work, part), shared)
+    heads = part.stack.attention.num_heads // work.plan.tensor
+    entries = part.rows * heads * part.length * part.length
+    return Scores(2 * entries * FLOAT if learned or dropped else 0, shared)
 
 
 def _layer(work: Work, part: StackWork, moe: MoEConfig | None, load: Load) -> Activations:
@@ -298,14 +357,6 @@ def _around(work: Work) -> Activations:
             shared += part.rows * part.length * work.stacks[0].length
         dropped = _dropped(work, part, part.stack.d_model)
         found += _norm(work, part) + Activations(inputs=shared + dropped)
-    return found + Activations(inputs=work.stacks[-1].tokens * (INDEX + 1))
-
-
-def head_buffers(work: Work) -> int:
-    """The backward pass of the head: a chunk of logits in float32 and in the dtype of the
-    computation, the gradient of the rows, and that of the weight with the part that a chunk adds.
-    """
-    part, model = work.stacks[-1], work.config.model
-    chunk = min(part.tokens * model.vocab_size, max(CHUNK, model.vocab_size))
-    weight = model.vocab_size * model.d_model
-    return (chunk + weight) * (FLOAT + work.entry) + _rows(work, part, model.d_model)
+    model = work.config.model
+    head = FLOAT * model.vocab_size * model.d_model
+    return found + Activations(inputs=work.stacks[-1].tokens * (INDEX + 1), head=head)

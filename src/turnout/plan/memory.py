@@ -6,7 +6,8 @@ from functools import singledispatch
 from turnout.config.errors import UserError
 from turnout.config.optimizers import AdafactorConfig, AdamWConfig
 from turnout.config.train import RunConfig
-from turnout.plan.activations import activations, head_buffers, recomputed
+from turnout.plan.activations import activations, largest_layer
+from turnout.plan.moments import Moment, head_bytes, moments
 from turnout.plan.weights import Held, Sharding
 from turnout.plan.work import FLOAT, Load, Work
 
@@ -20,8 +21,9 @@ class Memory:
     and of the largest layer one in use and one on its way. ``casts`` are copies of matrices in the
     dtype of the computation, which the backward pass needs where nothing is gathered. ``dispatch``
     are rows that travelled, with the tables that lead them; ``activations`` everything else that is
-    kept for the backward pass. ``head`` is the backward pass of the output head, ``update`` what
-    the optimiser makes of its largest tensor.
+    kept for the backward pass, and with recomputation what the largest layer makes again. ``head``
+    is what the output head makes, ``update`` what the optimiser makes of its largest tensor. Not
+    all of them are alive at once: ``moments`` tell when what is.
     """
 
     weights: int
@@ -34,11 +36,11 @@ class Memory:
     dispatch: int
     head: int
     update: int
-    accumulating: bool
+    moments: tuple[Moment, ...]
 
     def components(self) -> dict[str, int]:
         """All components by name."""
-        names = (f.name for f in fields(self) if f.name != "accumulating")
+        names = (f.name for f in fields(self) if f.name != "moments")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -47,25 +49,14 @@ class Memory:
         return self.weights + self.optimiser + self.average
 
     @property
-    def backward(self) -> int:
-        """When the backward pass begins; gradients are there from earlier micro-batches alone."""
-        passing = self.gathered + self.casts + self.activations + self.dispatch + self.head
-        return self.state + passing + (self.gradients if self.accumulating else 0)
-
-    @property
-    def updating(self) -> int:
-        """When the optimiser works."""
-        return self.state + self.gradients + self.update
-
-    @property
-    def moment(self) -> str:
-        """When most is alive."""
-        return "backward" if self.backward >= self.updating else "update"
+    def fullest(self) -> Moment:
+        """The moment when most is alive."""
+        return max(self.moments, key=lambda each: each.size)
 
     @property
     def peak(self) -> int:
         """The most at once."""
-        return max(self.backward, self.updating)
+        return self.state + self.fullest.size
 
 
 def memory(work: Work, load: Load, optimiser: int | None = None) -> Memory:
@@ -79,7 +70,10 @@ def memory(work: Work, load: Load, optimiser: int | None = None) -> Memory:
     weights = FLOAT * shards.kept
     if optimiser is None:
         optimiser = optimiser_bytes(work.config, shards)
-    kept = activations(work, load) + recomputed(work, load)
+    kept, casts, update = activations(work, load), _casts(work), 4 * FLOAT * shards.largest_shard
+    again = 0
+    if work.config.train.recompute:
+        again = max(largest_layer(work, part, load) for part in work.stacks)
     return Memory(
         weights=weights,
         gradients=weights,
@@ -88,12 +82,12 @@ def memory(work: Work, load: Load, optimiser: int | None = None) -> Memory:
         # What is wide stays gathered, with its gradients, until the backward pass ends. Of layers
         # one is in use, the next on its way, and the gradients of one leave, in float32.
         gathered=2 * FLOAT * shards.around + (2 * work.entry + FLOAT) * _largest(work),
-        casts=_casts(work),
-        activations=kept.total - kept.dispatch,
+        casts=casts,
+        activations=kept.total - kept.dispatch + again,
         dispatch=kept.dispatch,
-        head=head_buffers(work),
-        update=4 * FLOAT * shards.largest_shard,
-        accumulating=work.config.train.micro_batches > 1,
+        head=head_bytes(work),
+        update=update,
+        moments=moments(work, load, weights, casts, update),
     )
 
 

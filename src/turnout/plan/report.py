@@ -43,7 +43,7 @@ def detail(layout: Layout, outlook: Outlook) -> dict[str, Any]:
     return {
         **brief(layout),
         "memory": {
-            load: {**memory.components(), "peak": memory.peak, "at": memory.moment}
+            load: {**memory.components(), "peak": memory.peak, "at": memory.fullest.name}
             for load in LOADS
             for memory in (layout.memory(load),)
         },

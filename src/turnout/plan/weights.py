@@ -123,6 +123,11 @@ class Gathered:
         """Entries of this rank's shards."""
         return sum(part.kept for part in self.parts)
 
+    @property
+    def matrices(self) -> int:
+        """Entries of the matrices, without what pads the shards."""
+        return sum(prod(part.local) for part in self.parts if len(part.local) > 1)
+
 
 def held(weight: Weight, plan: ParallelPlan) -> Held:
     """What one rank has of a weight: FSDP shards the first dimension. Experts that an axis shares
@@ -172,12 +177,12 @@ class Sharding:
     @cached_property
     def matrices(self) -> int:
         """Matrices of all layers, in one piece."""
-        return sum(_matrices(each) * each.unit.repeat for each in self.layers)
+        return sum(each.matrices * each.unit.repeat for each in self.layers)
 
     @cached_property
     def matrices_of_a_layer(self) -> int:
         """Those of the largest."""
-        return max(_matrices(each) for each in self.layers)
+        return max(each.matrices for each in self.layers)
 
     @cached_property
     def experts(self) -> int:
@@ -195,11 +200,6 @@ class Sharding:
     def wide(self) -> tuple[Gathered, ...]:
         """Those that are gathered together, in float32."""
         return tuple(each for each in self.gathered if each.unit.wide)
-
-
-def _matrices(each: Gathered) -> int:
-    """Without what pads the shards."""
-    return sum(prod(part.local) for part in each.parts if len(part.local) > 1)
 
 
 def sharding(units: tuple[Unit, ...], plan: ParallelPlan) -> Sharding:

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils import _pytree
@@ -59,12 +60,14 @@ def metered_step(
     batches: list[Batch],
     meter: Meter,
 ) -> StepCost:
-    """Take one step as the trainer does, and count it.
+    """Take one step as the trainer does, and count it: one behind the first, before which the
+    optimiser has no state.
 
     Args:
         batches: the micro-batches of all ranks.
         meter: knows of the model's dispatchers.
     """
+    _make_optimiser_state(state)
     live = meter.live
     gradients = list[int]()
 
@@ -93,6 +96,20 @@ def metered_step(
         peak=live.most,
     )
     return StepCost(memory, counted(meter.calls), meter.flops)
+
+
+def _make_optimiser_state(state: TrainState) -> None:
+    """By an update with gradients of zero that changes no weight."""
+    groups = state.optimizer.param_groups
+    rates = [group["lr"] for group in groups]
+    for group in groups:
+        group["lr"] = 0.0
+    for weight in state.weights.values():
+        weight.grad = torch.zeros_like(weight)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
 
 
 def _gradients(state: TrainState) -> list[Tensor]:
