@@ -16,6 +16,7 @@ import os
 import platform
 import statistics
 import tempfile
+import warnings
 from collections import Counter
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -47,13 +48,16 @@ RANKS = 2
 LAYOUTS = {
     "FSDP": {},
     "data parallel": {"parallel.fsdp": "1"},
-    "expert": {"parallel.expert": "2"},
-    "tensor": {"parallel.tensor": "2"},
+    "expert parallel": {"parallel.expert": "2"},
+    "tensor parallel": {"parallel.tensor": "2"},
 }
-SIZES = {
-    "switch_tiny": {},
-    "switch_mini": {},
-    "switch_base": {"train.batch_rows": "16", "train.micro_batches": "2"},
+SIZES: dict[str, tuple[str, dict[str, str]]] = {
+    "switch_tiny": ("switch_tiny", {}),
+    "switch_mini": ("switch_mini", {"objective": "span"}),
+    "switch_base of 4 experts": (
+        "switch_base",
+        {"model.moe.num-experts": "4", "model.moe.group.rows": "1", "train.batch-rows": "8"},
+    ),
 }
 
 
@@ -65,10 +69,13 @@ class Seen:
     grown: int
 
 
-def run_of(preset: str, options: dict[str, str], dtype: str) -> RunConfig:
-    """Nothing dropped."""
-    given = {"train.dtype": dtype, "model.moe.train_capacity_factor": "none", **options}
-    return io.override(presets.run(preset), given)
+def run_of(size: str, layout: str, dtype: str) -> RunConfig:
+    """One micro-batch, and nothing dropped."""
+    preset, options = SIZES[size]
+    given = {"train.dtype": dtype, "train.micro-batches": "1", **options, **LAYOUTS[layout]}
+    objective = given.pop("objective", None)
+    run = presets.run(preset, objective)
+    return io.override(run, {"model.moe.train-capacity-factor": "none", **given})
 
 
 def filled(run: RunConfig) -> Batch:
@@ -94,6 +101,7 @@ def resident(field: str) -> int:
 def as_rank(rank: int, store: str, run: RunConfig, pipe: Connection) -> None:
     """One step of one rank."""
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     keep_freed_memory()
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS)
     torch.manual_seed(0)
@@ -181,7 +189,7 @@ def main() -> None:
     for size in options.sizes:
         for dtype in options.dtypes:
             for layout in options.layouts:
-                run = run_of(size, SIZES[size] | LAYOUTS[layout], dtype)
+                run = run_of(size, layout, dtype)
                 print(row(size, layout, dtype, run), flush=True)
 
 
