@@ -37,6 +37,34 @@ def test_a_step_finds_the_pages_of_the_one_before():
     assert 20 * faults("keep_freed_memory()") < faults("True")
 
 
+LARGE = """
+import ctypes
+from pathlib import Path
+from turnout.train.host_memory import keep_freed_memory
+
+def size():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmSize"))
+
+assert keep_freed_memory()
+library = ctypes.CDLL(None)
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+library.free.argtypes = [ctypes.c_void_p]
+taken = [library.malloc(1 << 29) for _ in range(6)]
+assert all(taken)
+most = size()
+for each in taken:
+    library.free(each)
+print(most - size())
+"""
+
+
+def test_more_than_two_gigabytes_are_kept_too():
+    """Six times 512 MiB, which nobody writes to: addresses alone."""
+    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
 def test_another_c_library_is_left_alone(monkeypatch):
     import ctypes
 

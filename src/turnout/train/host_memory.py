@@ -5,7 +5,7 @@ from typing import Final
 
 _TRIM_THRESHOLD: Final = -1  # <malloc.h>
 _MMAP_MAX: Final = -4
-_MOST: Final = 2**31 - 1
+_NEVER: Final = -1
 
 
 def keep_freed_memory() -> bool:
@@ -21,4 +21,4 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library
         return False
-    return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, _MOST))
+    return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, _NEVER))
