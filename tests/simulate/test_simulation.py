@@ -74,6 +74,16 @@ def test_experts_without_a_copy_are_cast_a_layer_at_a_time() -> None:
     assert not any(c.size in (2 * experts, 4 * experts) for c in half.collectives)
 
 
+def test_what_is_frozen_has_no_gradient() -> None:
+    """The bias of 16 behind attention is the first tensor rank's; the other one holds zeros."""
+    plan = ParallelPlan(tensor=2)
+    model = replace(MODEL, attention=replace(MODEL.attention, bias="all"))
+    found = simulate(small(plan, model), plan.over(2), Zipf())
+    first, last = (found[name].cost.memory for name in ("first", "last"))
+    assert first.gradients == first.weights == last.weights
+    assert last.gradients == last.weights - 2 * 4 * 16
+
+
 PLANS = {
     "data": ParallelPlan(fsdp=1),
     "fsdp": ParallelPlan(),

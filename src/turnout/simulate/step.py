@@ -104,8 +104,9 @@ def _make_optimiser_state(state: TrainState) -> None:
     rates = [group["lr"] for group in groups]
     for group in groups:
         group["lr"] = 0.0
-    for weight in state.weights.values():
-        weight.grad = torch.zeros_like(weight)
+    for group in groups:  # a weight that is frozen would keep its gradient
+        for weight in group["params"]:
+            weight.grad = torch.zeros_like(weight)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     for group, rate in zip(groups, rates, strict=True):
