@@ -25,6 +25,9 @@ def test_a_ring_inside_a_node_and_between_nodes() -> None:
     # 8 ranks, 7/8 of 8 kB; four of a node share out what leaves it: 7,000 / 4 at 1 kB/s
     far = Collective("w", "all_gather", "shard", 8, 1, 1, 8000)
     assert seconds_of(far, DEVICE, PEAK) == pytest.approx(7000 / 4 / 1e3)
+    # 6 ranks, 5/6 of 6 kB: the last two stand in a second node
+    more = replace(far, group=6, size=6000)
+    assert seconds_of(more, DEVICE, PEAK) == pytest.approx(5000 / 4 / 1e3)
     # four ranks apart each node has one of the group: nothing is inside
     apart = Collective("w", "reduce_scatter", "shard", 2, 4, 1, 8000)
     assert seconds_of(apart, DEVICE, PEAK) == pytest.approx(4000 / 1e3)

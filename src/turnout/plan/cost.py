@@ -157,7 +157,7 @@ def seconds_of(each: Collective, device: Device, assumed: Assumptions) -> float:
     """All calls of one kind. Each device of a node brings its own adapter, so that the ranks of a
     group that share a node share out what goes to other nodes; pairs each send their own."""
     near = min(each.group, max(1, device.node // each.stride))
-    far = each.group // near
+    far = -(-each.group // near)
     exchange = each.operation == "all_to_all"
     inside = each.sent * (near - 1) / (each.group - 1) if exchange else each.sent
     outside = each.sent - inside if exchange else each.sent / near
