@@ -80,6 +80,14 @@ def test_padding_of_shards_that_do_not_come_out_even() -> None:
     assert [part.rows_of(shard) for shard in (0, 1039, 1040, 2047)] == [2, 2, 0, 0]
 
 
+def test_padding_is_gathered_and_not_computed_with() -> None:
+    """Four experts in eight shards, each as large as an expert: twice 1,024 entries travel."""
+    found = sharding(units(MODEL), over(8))
+    (sparse,) = (each for each in found.layers if each.unit.name == "decoder sparse layer")
+    assert sparse.whole == 256 + 2 * 1024
+    assert (found.matrices, found.experts) == (512 + 256 + 1024, 1024)
+
+
 def test_tensor_ranks_have_slices() -> None:
     """Heads of attention, hidden width of networks and experts; norms and embeddings whole."""
     found = sharding(units(MODEL), over(2, tensor=2))

@@ -187,9 +187,8 @@ class Sharding:
     @cached_property
     def experts(self) -> int:
         """Of ``matrices`` those of experts."""
-        return sum(
-            part.whole * repeat for part, repeat in self.parts if part.weight.role == "experts"
-        )
+        found = ((part, repeat) for part, repeat in self.parts if part.weight.role == "experts")
+        return sum(prod(part.local) * repeat for part, repeat in found)
 
     @cached_property
     def layers(self) -> tuple[Gathered, ...]:
