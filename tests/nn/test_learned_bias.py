@@ -66,6 +66,13 @@ def test_values_and_gradients(shape, dtype, part, monkeypatch):
         assert float((one.double() - other).abs().max()) <= bound * scale
 
 
+def test_no_rows_at_all():
+    leaves, upstream = problem((0, 2, 3, 3, 4), torch.bfloat16)
+    found = learned_bias.attention(*leaves, 0.3)
+    gradients = torch.autograd.grad(found, leaves, upstream)
+    assert [g.shape for g in (found, *gradients)] == [u.shape for u in (upstream, *leaves)]
+
+
 def test_a_bias_by_hand():
     # Two keys with logits 0 + ln 3 and 0: weights 3/4 and 1/4 of values 4 and 8, so 5. With an
     # upstream of 1, dS = p * (v - 5): 3/4 * -1 and 1/4 * 3.

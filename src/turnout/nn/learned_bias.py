@@ -73,7 +73,7 @@ def _(query, key, value, bias, scale):  # type: ignore[no-untyped-def]
 )
 def _backward_op(grad, query, key, value, bias, mixed, log_sum, scale):  # type: ignore[no-untyped-def]
     found = _empty(query, key, value, bias)
-    at_once = max(1, PART // max(1, bias[0].numel()))
+    at_once = max(1, PART // max(1, bias.shape[1:].numel()))
     for start in range(0, query.shape[0], at_once):
         rows = slice(start, start + at_once)
         every = (grad, query, key, value, bias, mixed)
