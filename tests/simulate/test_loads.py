@@ -47,6 +47,10 @@ def test_layers_have_other_favourites() -> None:
         Zipf(1.0).wanted(Demand(f"decoder.{n}.moe", 16, 50, 1), 2).sum(0).argmax() for n in range(8)
     ]
     assert len(set(map(int, tables))) > 1
+    encoder, decoder = (
+        Zipf(1.0).wanted(Demand(f"{stack}.3.moe", 16, 50, 1), 2) for stack in ("encoder", "decoder")
+    )
+    assert encoder.tolist() != decoder.tolist()
 
 
 def test_full_experts_take_no_more() -> None:

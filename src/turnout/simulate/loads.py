@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
+from zlib import crc32
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -90,7 +91,7 @@ class Zipf(Load):
     def _totals(self, demand: Demand, ranks: int) -> Int64[np.ndarray, " E"]:
         """Assignments of each expert, of all ranks; no expert has a token twice."""
         rows = ranks * demand.tokens * demand.choices
-        place = permutation(demand.experts, _number(demand.layer)) + 1.0
+        place = permutation(demand.experts, crc32(demand.layer.encode())) + 1.0
         weight = place**-self.exponent
         shares = _capped(weight / weight.sum(), 1.0 / demand.choices)
         ends = np.floor(np.cumsum(shares) * rows + 0.5).astype(np.int64)
@@ -175,7 +176,3 @@ def _capped(shares: Shares, most: float) -> Shares:
         others = np.where(full, 0.0, shares)
         rest = (1.0 - most * full.sum()) / max(float(others.sum()), 1e-300)
         shares = np.where(full, most, others * rest)
-
-
-def _number(text: str) -> int:
-    return int.from_bytes(text.encode()[-7:], "big")
