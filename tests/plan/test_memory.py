@@ -15,7 +15,7 @@ from turnout.config.attention import AttentionConfig
 from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig, ModelConfig
 from turnout.config.moe import MoEConfig, Placement
 from turnout.config.objective import CausalConfig, SpanConfig
-from turnout.config.optimizers import AdafactorConfig
+from turnout.config.optimizers import AdafactorConfig, AdamWConfig, OptimizerConfig
 from turnout.config.parallel import ParallelPlan, fsdp_sizes
 from turnout.config.positions import RelativeBias
 from turnout.config.routers import TopKRouter
@@ -24,9 +24,11 @@ from turnout.data.batch import Batch, Stream
 from turnout.models.build import build
 from turnout.objectives import build as build_objective
 from turnout.plan.activations import activations, largest_layer, made
-from turnout.plan.memory import memory, state_bytes
+from turnout.plan.memory import UPDATED, memory, state_bytes
 from turnout.plan.weights import Weight, held
 from turnout.plan.work import fullest, routed, work_of
+from turnout.simulate.meter import Meter
+from turnout.train.optim import build_optimizer
 
 
 def test_state_by_hand() -> None:
@@ -39,7 +41,11 @@ def test_state_by_hand() -> None:
     # matrices, 512, three
     assert found.gathered == 4 * (2 * 168 + 3 * 512)
     assert found.casts == 0  # float32
-    assert found.update == 4 * 4 * 128  # the largest shard: one expert's matrix 8 x 16
+    assert found.update == 0  # AdamW is fused
+    means = memory(
+        work_of(replace(RUN, optimizer=AdafactorConfig()), over(4, expert=2)), "balanced"
+    )
+    assert means.update == 4 * 4 * 128  # the largest shard: one expert's matrix 8 x 16
     assert found.average == 0
     assert found.state == 1960 + 3996
 
@@ -56,6 +62,20 @@ def test_adafactor_keeps_means_of_rows_and_columns() -> None:
     stacked = Weight("experts", (8, 256, 512), "experts")
     assert state_bytes(optimizer, held(stacked, over(4, expert=4))) == 2 * (256 + 512) * 4
     assert state_bytes(optimizer, held(Weight("experts", (8, 256), "experts"), whole)) == 8192
+
+
+@pytest.mark.parametrize("config", (AdamWConfig(), AdafactorConfig()), ids=lambda c: c.kind)
+def test_what_an_update_makes(config: OptimizerConfig) -> None:
+    """Of a weight that is not factored: one that is takes less."""
+    model = torch.nn.Linear(1000, 100, bias=False)
+    optimizer = build_optimizer(config, model)
+    model.weight.grad = torch.ones(100, 1000)
+    optimizer.step()  # makes the state
+    meter = Meter({})
+    meter.live.rename([model.weight], "weights")
+    with meter:
+        optimizer.step()
+    assert meter.live.most == pytest.approx((1 + UPDATED[config.kind]) * 400_000, rel=1e-3)
 
 
 def test_activations_of_a_dense_and_a_sparse_layer_by_hand() -> None:
@@ -115,7 +135,7 @@ def test_moments_by_hand() -> None:
     assert sizes["first layer of the decoder"] == behind + again + last + 4 * sparse
     assert sizes["embedding of the decoder"] == behind + table
     assert sizes["scattering"] == 4 * (490 - 42) + 2 * wide
-    assert sizes["update"] == 1960 + 4 * 4 * 128
+    assert sizes["update"] == 1960  # gradients alone: AdamW makes nothing
     assert found.peak == found.state + max(sizes.values())
     assert found.fullest.name == "last layer of the decoder"
 

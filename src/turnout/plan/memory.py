@@ -11,6 +11,9 @@ from turnout.plan.moments import Moment, head_bytes, moments
 from turnout.plan.weights import Held, Sharding
 from turnout.plan.work import FLOAT, Load, Work
 
+UPDATED = {AdamWConfig.kind: 0, AdafactorConfig.kind: 4}
+"""Tensors of a weight's size that an update makes: none in a fused one."""
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -70,7 +73,8 @@ def memory(work: Work, load: Load, optimiser: int | None = None) -> Memory:
     weights = FLOAT * shards.kept
     if optimiser is None:
         optimiser = optimiser_bytes(work.config, shards)
-    kept, casts, update = activations(work, load), _casts(work), 4 * FLOAT * shards.largest_shard
+    kept, casts = activations(work, load), _casts(work)
+    update = UPDATED[work.config.optimizer.kind] * FLOAT * shards.largest_shard
     again = 0
     if work.config.train.recompute:
         again = max(largest_layer(work, part, load) for part in work.stacks)
