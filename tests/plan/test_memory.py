@@ -21,8 +21,11 @@ from turnout.config.positions import RelativeBias
 from turnout.config.routers import TopKRouter
 from turnout.config.train import RunConfig
 from turnout.data.batch import Batch, Stream
+from turnout.models import head as head_module
 from turnout.models.build import build
+from turnout.models.head import Head
 from turnout.objectives import build as build_objective
+from turnout.plan import moments
 from turnout.plan.activations import activations, largest_layer, made
 from turnout.plan.memory import UPDATED, memory, state_bytes
 from turnout.plan.weights import Weight, held
@@ -122,8 +125,9 @@ def test_moments_by_hand() -> None:
     norm = 12 * 17 * 4 + rows  # the last one, behind all layers
     # Weights and the buffer they came in, and what the ReLU has not yet let go.
     assert sizes["forward"] == kept - norm - table + wide + 2 * 4 * sparse + hidden
-    # The scaled rows, and a product for the gradient of the table beside the logits' gradient.
-    assert sizes["head"] == kept + wide + rows + 12 * 10 * 4 + table
+    # The scaled rows and their gradient, and a product for the latter beside the logits' gradient:
+    # 12 rows are more than a table of 10.
+    assert sizes["head"] == kept + wide + 2 * rows + 12 * 10 * 4 + rows
     # The layer in use and the next; gradients of half of its matrices, of its hidden rows before
     # and behind the ReLU, and of two times the rows.
     last = 4 * (sparse + dense) + 4 * sparse // 2 + 2 * hidden + 2 * rows
@@ -150,6 +154,28 @@ def test_gradients_of_earlier_micro_batches_are_there_from_the_start() -> None:
     for name in ("forward", "head", "last layer of the decoder"):
         assert after[name] == before[name] + one.gradients
     assert after["update"] == before["update"]
+
+
+@pytest.mark.parametrize("half", (False, True))
+@pytest.mark.parametrize("chunk", (99, 1000, 10_000))
+def test_what_the_head_makes(half: bool, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 1 token, where nearly 2 would fit, of 20 and of all 96."""
+    assert moments.CHUNK == head_module.CHUNK_ELEMENTS
+    monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(moments, "CHUNK", chunk)
+    dtype = torch.bfloat16 if half else torch.float32
+    train = replace(RUN.train, batch_rows=4, dtype="bfloat16" if half else "float32")
+    work = work_of(replace(RUN, model=_decoder(), train=train), over(1))
+    hidden = torch.zeros(4, 24, 32, dtype=dtype, requires_grad=True)
+    weight = torch.zeros(50, 32, requires_grad=True)
+    ids = torch.zeros(4, 24, dtype=torch.int64)
+    meter = Meter({})
+    meter.live.rename([hidden, weight, ids], "given")
+    before = meter.live.most
+    with meter:
+        Head(weight).cross_entropy(hidden, ids, ids == 0)
+    made = meter.live.most - before - weight.numel() * 4  # the gradient of the weight is kept
+    assert moments.head_bytes(work) == pytest.approx(made, rel=0.1)
 
 
 def test_rows_of_the_experts() -> None:

@@ -141,17 +141,18 @@ def _of(part: StackWork, each: Gathered) -> bool:
 
 
 def head_bytes(work: Work) -> int:
-    """The head and its gradients: rows, scaled, the weight in the dtype of the computation, and
-    a chunk of logits in float32 and in that dtype, or the part that it adds to the gradient of
-    the weight."""
+    """The head and its gradients: rows, scaled, and their gradient, the weight in the dtype of the
+    computation, and a chunk of logits in float32 and in that dtype, or the part that it adds to
+    the gradient of the weight or of the rows."""
     part, model = work.stacks[-1], work.config.model
     half = work.entry < FLOAT
-    chunks = -(-part.tokens * model.vocab_size // max(CHUNK, model.vocab_size))
-    logits = -(-part.tokens // chunks) * model.vocab_size
+    chunks = -(-part.tokens // max(1, CHUNK // model.vocab_size))
+    at_once = -(-part.tokens // chunks)
+    logits = at_once * model.vocab_size
     weight = work.entry * model.vocab_size * model.d_model
     making = logits * (FLOAT + half * work.entry)
-    adding = logits * work.entry + weight
-    return rows_of(work, part, model.d_model) + half * weight + max(making, adding)
+    adding = work.entry * (logits + max(model.vocab_size, at_once) * model.d_model)
+    return 2 * rows_of(work, part, model.d_model) + half * weight + max(making, adding)
 
 
 def _table(work: Work) -> int:
