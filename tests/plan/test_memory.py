@@ -178,6 +178,22 @@ def test_what_the_head_makes(half: bool, chunk: int, monkeypatch: pytest.MonkeyP
     assert moments.head_bytes(work) == pytest.approx(made, rel=0.1)
 
 
+def test_an_embedding_of_two_stacks_has_its_gradient_when_both_are_done() -> None:
+    """Until then the decoder's part waits: added to the head's where they are tied."""
+
+    def sizes(tied: bool) -> dict[str, int]:
+        run = replace(RUN, model=replace(TWO_STACKS, tied=tied), objective=SpanConfig())
+        return {each.name: each.size for each in memory(work_of(run, over(1)), "balanced").moments}
+
+    one, two = sizes(True), sizes(False)
+    waits = {name for name in one if name.endswith("encoder")}
+    assert len(waits) == 3
+    table = 4 * 50 * 32
+    for name in set(one) - {"update"}:
+        assert two[name] - one[name] == table * (name in waits)
+    assert two["update"] - one["update"] == table  # the head's weight
+
+
 def test_rows_of_the_experts() -> None:
     """Twelve tokens a rank, one choice, two expert ranks of two experts each."""
     work = work_of(RUN, over(4, expert=2))

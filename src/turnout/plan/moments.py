@@ -69,6 +69,8 @@ def moments(work: Work, load: Load, gradients: int, casts: int, update: int) -> 
         found += _backward(work, part, load, alive, casts)
         alive = _behind(work, part, load, alive, casts)
         found.append(Moment(f"embedding of the {part.stack.name}", alive.total + _table(work)))
+        if not work.config.model.tied:  # autograd keeps it for that of the other stack
+            alive = replace(alive, kept=alive.kept + _table(work))
     # Weights are given up before their gradients are copied to be scattered.
     found.append(Moment("scattering", alive.gradients + 2 * wide))
     found.append(Moment("update", gradients + update))
