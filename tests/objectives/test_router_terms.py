@@ -11,6 +11,7 @@ from tests.moe.cases import full_mask, relative_error
 from tests.objectives.cases import T5, RowsGroup, build, cut, run, sparse
 from turnout.config.errors import ConfigError
 from turnout.config.losses import LossConfig
+from turnout.config.moe import Placement
 from turnout.config.routers import ReinforceRouter, SwitchRouter, ThorRouter
 from turnout.models.head import Head
 from turnout.moe import RouterShape, RoutingContext, build_router
@@ -73,6 +74,14 @@ def test_an_encoder_has_no_reward():
     moe = sparse(ReinforceRouter(), None, RowsGroup())
     with pytest.raises(ConfigError, match=r"^model.moe.router.kind = 'reinforce': must be another"):
         build(moe, T5)
+
+
+def test_a_router_for_a_decoder_without_a_sparse_layer_is_refused():
+    """Of one layer none is the last of two: nothing would learn by the policy."""
+    moe = replace(sparse(SwitchRouter(), None, RowsGroup()), decoder_router=ReinforceRouter())
+    moe = replace(moe, placement=Placement(step=2))
+    with pytest.raises(ConfigError, match=r"^model.moe.decoder_router = .*no layer of the decoder"):
+        replace(T5, decoder_layers=1, moe=moe)
 
 
 def test_a_policy_without_a_coefficient_is_refused():

@@ -226,6 +226,13 @@ def _check_placement(moe: MoEConfig | None, stacks: tuple[counts.Stack, ...]) ->
     if moe is None:
         return
     if any(stack.sparse_layers for stack in stacks):
+        require(
+            moe.decoder_router is None or bool(stacks[-1].sparse_layers),
+            "model.moe.decoder_router",
+            moe.decoder_router,
+            "none where no layer of the decoder is sparse",
+            "lower model.moe.placement, or leave it out",
+        )
         for stack in stacks:
             require(
                 not moe.pyramid or len(moe.pyramid) == len(stack.sparse_layers),
