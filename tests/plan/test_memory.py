@@ -139,6 +139,7 @@ def test_moments_by_hand() -> None:
     assert sizes["first layer of the decoder"] == behind + again + last + 4 * sparse
     assert sizes["embedding of the decoder"] == behind + table
     assert sizes["scattering"] == 4 * (490 - 42) + 2 * wide
+    assert sizes["norm"] == 1960 + 2 * 8 * 128  # a matrix of an expert and its squares, float64
     assert sizes["update"] == 1960  # gradients alone: AdamW makes nothing
     assert found.peak == found.state + max(sizes.values())
     assert found.fullest.name == "last layer of the decoder"
@@ -189,9 +190,9 @@ def test_an_embedding_of_two_stacks_has_its_gradient_when_both_are_done() -> Non
     waits = {name for name in one if name.endswith("encoder")}
     assert len(waits) == 3
     table = 4 * 50 * 32
-    for name in set(one) - {"update"}:
-        assert two[name] - one[name] == table * (name in waits)
-    assert two["update"] - one["update"] == table  # the head's weight
+    weighs = {"norm", "update"}  # the head has a weight of its own
+    for name in one:
+        assert two[name] - one[name] == table * (name in waits | weighs)
 
 
 def test_rows_of_the_experts() -> None:

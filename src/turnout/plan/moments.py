@@ -73,6 +73,8 @@ def moments(work: Work, load: Load, gradients: int, casts: int, update: int) -> 
             alive = replace(alive, kept=alive.kept + _table(work))
     # Weights are given up before their gradients are copied to be scattered.
     found.append(Moment("scattering", alive.gradients + 2 * wide))
+    # The norm squares the largest gradient in float64.
+    found.append(Moment("norm", gradients + 2 * 2 * FLOAT * work.sharding.largest_shard))
     found.append(Moment("update", gradients + update))
     return tuple(found)
 
