@@ -98,6 +98,19 @@ def test_what_would_help_is_tried_before_it_is_said() -> None:
     assert not smallest(replace(asked, ranks=more.ranks // 2)).fits
 
 
+def test_more_devices_than_rows_are_offered_with_what_was_tried() -> None:
+    """Eight devices with a row each have one micro-batch, whatever was asked for before."""
+    few = trained(batch_rows=2, eval_rows=2).train
+    run = replace(presets.run("qwen3_30b_a3b"), train=few)
+    for fixed, options in (
+        (frozenset[str](), ()),
+        (frozenset({"train.micro_batches"}), ("--train.micro-batches", "1")),
+    ):
+        said = remedies(Question(run, 2, DEVICES["h100"], Assumptions(), fixed))
+        (more,) = (each for each in said if each.options[0] == "--devices")
+        assert more.options == ("--devices", "8", "--train.batch-rows", "8", *options)
+
+
 def test_every_device_says_where_its_figures_are_from() -> None:
     for device in DEVICES.values():
         assert len(device.source) > 40

@@ -72,6 +72,8 @@ def _more(question: Question) -> Iterator[tuple[Question, Remedy]]:
         least = ranks * group
         if config.train.batch_rows < least:
             options += ["--train.batch-rows", str(least)]
+            if "train.micro_batches" in question.fixed:
+                options += ["--train.micro-batches", "1"]
             try:
                 rows = {"train.batch_rows": str(least), "train.micro_batches": "1"}
                 changed = io.override(config, rows)
