@@ -43,7 +43,8 @@ def attention(
     """``softmax(scale * query key^T + bias) value``, with gradients to all four.
 
     ``bias`` is minus infinity where a query may not read; some key has to be left to each. float32
-    or bfloat16; the softmax and its gradient are float32.
+    or bfloat16; the softmax is float32, and so is its gradient once the product with the values is
+    made.
     """
     mixed: Tensor = torch.ops.turnout.biased_attention(query, key, value, bias, scale)[0]
     return mixed

@@ -69,11 +69,10 @@ def simulate(
     arrivals = traffic.arrivals(plan.expert)
     fullest = int(arrivals.argmax()) * plan.tensor
     known = {cost.rank: cost for cost in found.values()}
-    if fullest not in known and arrivals.max() > min(arrivals[0], arrivals[-1]):
+    if fullest not in known:
         tell(f"most loaded rank ({fullest} of {plan.ranks})")
         known[fullest] = _of_rank(run, plan, traffic, fullest)
-    most = fullest if fullest in known else 0
-    return {**found, "most loaded": known[most]}
+    return {**found, "most loaded": known[fullest]}
 
 
 def _of_rank(run: RunConfig, plan: ParallelPlan, traffic: Traffic, rank: int) -> RankCost:
