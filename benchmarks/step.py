@@ -196,6 +196,7 @@ def main() -> None:
     parser.add_argument("--experts", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "2")))
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--no-peers", action="store_true", help="without transformers")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -211,7 +212,7 @@ def main() -> None:
     print("| dtype | model | ours, s | over dense | of the peak | transformers, s | over ours |")
     print("|" + "---|" * 7)
     sizes = {f"{experts} experts": Size(512, 6, 32128, experts) for experts in options.experts}
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (getattr(torch, name) for name in options.dtypes):
         found = contest(sizes, dtype, not options.no_peers)
         times = interleaved(found.ways, options.repeats)
         print("\n".join(rows(times, found, dtype)), flush=True)
