@@ -83,6 +83,12 @@ def test_a_record_of_another_model_is_refused(demand: Demand, text: str) -> None
         load.wanted(demand, 2)
 
 
+def test_a_record_without_tokens_is_refused() -> None:
+    load = Recorded("record", {"decoder.0.moe": np.zeros((0, 2), dtype=np.int64)})
+    with pytest.raises(UserError, match="has no tokens"):
+        load.wanted(Demand("decoder.0.moe", 4, 3, 2), 2)
+
+
 @pytest.mark.parametrize("text", ["zipf:much", "zipf:-1", "zipf:11", "/no/such/record"])
 def test_other_loads_are_refused_in_one_line(text: str) -> None:
     with pytest.raises(UserError) as error:

@@ -134,6 +134,10 @@ class Recorded(Load):
                 f"--load {self.path}: holds no layer {demand.layer!r}, but "
                 f"{', '.join(self.layers)}; record the model that is to be simulated"
             )
+        if len(known) == 0:
+            raise UserError(
+                f"--load {self.path}: layer {demand.layer!r} has no tokens; record other text"
+            )
         if known.shape[1] != demand.choices or known.max(initial=-1) >= demand.experts:
             raise UserError(
                 f"--load {self.path}: layer {demand.layer!r} has {known.shape[1]} choices and "
