@@ -84,6 +84,11 @@ def test_a_defect_comes_with_its_trace_and_one_line(leave: Leave) -> None:
     assert said.endswith("\nerror: rank 1: ZeroDivisionError: a defect\n")
 
 
+def test_waiting_in_vain_is_no_broken_connection(leave: Leave) -> None:
+    text = "[gloo/transport/tcp/unbound_buffer.cc:84] Timed out waiting 1800000ms for recv"
+    assert leave(1, RuntimeError(text)).endswith(f"\nerror: rank 1: RuntimeError: {text}\n")
+
+
 def test_a_line_is_not_cut_short_by_the_signal_that_ends_the_others(leave: Leave) -> None:
     leave(1, UserError("no such file"))
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN

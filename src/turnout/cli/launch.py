@@ -93,6 +93,7 @@ def _said_by_all(error: Exception) -> bool:
 
 
 def _broken(error: Exception) -> bool:
-    """Whether torch says that a process at the other end is gone."""
+    """Whether torch says that a process at the other end is gone; it may be there and not come."""
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(word in text for word in _BROKEN)
+    gone = any(word in text for word in _BROKEN) and "timed out waiting" not in text
+    return isinstance(error, RuntimeError) and gone
