@@ -2,10 +2,13 @@
 
 import errno
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 
-from torch.distributed import HashStore
+import pytest
+from torch.distributed import FileStore, HashStore, Store
 
 from tests.checkpoint.together import on_ranks
 from turnout.checkpoint.index import CheckpointError
@@ -71,3 +74,21 @@ def test_a_failure_that_all_agreed_on_names_its_rank_once() -> None:
 
     results = on_ranks(3, work)
     assert [str(result) for result in results] == ["rank 1: No space left on device"] * 3
+
+
+@pytest.mark.parametrize("kind", ["hash", "file"])
+def test_a_rank_may_be_later_than_one_look_at_the_store(tmp_path: Path, kind: str) -> None:
+    """Stores say differently that nothing has come yet."""
+
+    def store() -> Store:
+        return shared if kind == "hash" else FileStore(str(tmp_path / "store"), 2)
+
+    def late() -> str:
+        time.sleep(1.5)  # three looks
+        return "second"
+
+    shared = HashStore()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(OverStore(store(), 0, 2).consult, lambda: "first", lambda said: said)
+        second = pool.submit(OverStore(store(), 1, 2).consult, late, lambda said: said)
+        assert (first.result(), second.result()) == ("first", "second")
