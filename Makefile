@@ -13,11 +13,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 FAST := not slow and not gpu and not browser
 SLOW := slow and not gpu and not browser
 BROWSER := browser and not gpu
+# What the tests of tensors also run with: each call's shapes are checked, which takes most of the time.
+SHAPES := --jaxtyping-packages=turnout,beartype.beartype
+TENSORS := tests/nn tests/moe tests/models tests/objectives tests/generate
 TEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-browser check format clean distclean
+.PHONY: help setup demo test test-shapes test-slow test-browser check format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +32,9 @@ demo: $(STAMP) ## train a small Switch Transformer on Python's own library
 
 test: $(STAMP) ## the fast tests
 	$(TEST) -m "$(FAST)"
+
+test-shapes: $(STAMP) ## the fast tests of tensors again, with the shapes of every call checked
+	$(TEST) $(SHAPES) -m "$(FAST)" $(TENSORS)
 
 test-slow: $(STAMP) ## the slow tests
 	$(TEST) -m "$(SLOW)"

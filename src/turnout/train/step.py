@@ -25,6 +25,8 @@ from turnout.train.report import StepReport, layer_reports
 from turnout.train.schedules import factor
 from turnout.train.state import TrainState
 
+CLIP_EPSILON = 1e-6  # what clip_grads_with_norm_ adds to the norm
+
 
 def optimiser_step(
     state: TrainState,
@@ -153,7 +155,8 @@ def _dropout(state: TrainState, batches: list[Batch], seed: int) -> Callable[[in
 
 def _update(state: TrainState, norm: torch.Tensor, rate: float, train: TrainConfig) -> None:
     weights = state.ranks.weights(state.model)
-    if train.clip_norm > 0:
+    # A factor of one would still read and write every gradient.
+    if 0 < train.clip_norm < float(norm) + CLIP_EPSILON:
         clip_grads_with_norm_(weights.values(), train.clip_norm, norm)
     set_learning_rate(state.optimizer, rate)
     state.optimizer.step()
