@@ -90,7 +90,9 @@ def loads_by_loop(router, x, context):
     """Load_H of the paper, routing group by routing group, from the router's own noisy logits."""
     groups, inside = router.primary.weight.shape[0], router.inside
     tokens, noise = x.flatten(0, 1), token_noise(context, router.layer)
-    first, second = router.primary(tokens, noise), router.secondary(tokens, noise)
+    first, second = (
+        level(tokens, context.mask.flatten(), noise) for level in (router.primary, router.secondary)
+    )
     outer = smooth_load(first.clean, first.noisy, first.scale, router.kept[0])
     chosen = torch.sort(first.noisy, dim=1, descending=True).indices[:, : router.kept[0]].tolist()
     load = torch.zeros(context.num_groups, groups, inside)

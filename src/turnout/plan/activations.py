@@ -205,15 +205,15 @@ def _sparse(work: Work, part: StackWork, moe: MoEConfig, load: Load) -> Activati
     return Activations(
         experts=rows * hidden * work.entry,
         dispatch=arrived + returned,
-        router=_router(tokens, candidates, moe, stack.d_model),
+        router=_router(tokens, candidates, moe, stack.d_model * work.entry),
     )
 
 
-def _router(tokens: int, candidates: int, moe: MoEConfig, width: int) -> int:
-    """The float32 copy it reads, four tables [T, E] of it, and of each candidate its expert, token
-    and place, its weight and probability, and two bits."""
+def _router(tokens: int, candidates: int, moe: MoEConfig, row: int) -> int:
+    """What it reads, rows of so many bytes, four tables [T, E] of it, and of each candidate its
+    expert, token and place, its weight and probability, and two bits."""
     return (
-        tokens * (width * FLOAT + moe.num_experts * 4 * FLOAT + 33)
+        tokens * (row + moe.num_experts * 4 * FLOAT + 33)
         + candidates * (5 * INDEX + 3 * FLOAT + 2)
         + moe.num_experts * (3 * FLOAT)
     )
@@ -237,7 +237,7 @@ def _self_attention(work: Work, part: StackWork, moe: MoEConfig | None) -> Activ
     if moe is not None and moe.in_attention:
         candidates = part.tokens * moe.router.candidates(moe.num_experts)
         each = 2 * candidates * stack.d_model * work.entry
-        router = _router(part.tokens, candidates, moe, stack.d_model)
+        router = _router(part.tokens, candidates, moe, stack.d_model * work.entry)
         found += Activations(dispatch=2 * each, router=2 * router)
     return found
 

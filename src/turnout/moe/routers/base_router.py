@@ -15,12 +15,11 @@ from turnout.moe.assignment import Assignment
 from turnout.moe.auction import balanced_assignment
 from turnout.moe.context import RoutingContext
 from turnout.moe.routers.base import Router, RouterShape, build_router
+from turnout.moe.routers.masked_product import masked_product
 from turnout.moe.routers.scores import (
     Choices,
     choose,
-    linear_float32,
     refuse_partial,
-    router_input,
     router_stats,
 )
 from turnout.moe.stats import RouterStats
@@ -55,7 +54,7 @@ class BalancedRouter(Router):
     def forward(
         self, x: Float[Tensor, "B S D"], context: RoutingContext
     ) -> tuple[Assignment, RouterStats]:
-        affinity = linear_float32(router_input(x, context.mask), self.weight)
+        affinity = masked_product(x.flatten(0, 1), context.mask.flatten(), self.weight)
         choices = self._choices(affinity, context)
         log_probability = F.log_softmax(affinity, dim=1)
         assignment = Assignment.token_choice(

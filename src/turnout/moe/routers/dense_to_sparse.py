@@ -16,7 +16,8 @@ from turnout.moe.assignment import Assignment
 from turnout.moe.context import RoutingContext
 from turnout.moe.noise import Stream, token_noise
 from turnout.moe.routers.base import Router, RouterShape, build_router
-from turnout.moe.routers.scores import choose, linear_float32, router_input, router_stats
+from turnout.moe.routers.masked_product import masked_product
+from turnout.moe.routers.scores import choose, router_stats
 from turnout.moe.stats import RouterStats
 from turnout.nn.init import matrix_normal_
 
@@ -47,7 +48,7 @@ class DenseToSparse(Router):
     def forward(
         self, x: Float[Tensor, "B S D"], context: RoutingContext
     ) -> tuple[Assignment, RouterStats]:
-        logits = linear_float32(router_input(x, context.mask), self.weight)
+        logits = masked_product(x.flatten(0, 1), context.mask.flatten(), self.weight)
         scaled = logits / self.config.end
         if self.training:
             scaled = self._noisy(logits, context) / temperature(self.config, context.progress)

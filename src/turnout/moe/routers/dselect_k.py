@@ -14,7 +14,8 @@ from turnout.config.routers.dselect_k import code_length
 from turnout.moe.assignment import Assignment
 from turnout.moe.context import RoutingContext
 from turnout.moe.routers.base import Router, RouterShape, build_router
-from turnout.moe.routers.scores import choose, linear_float32, router_input, token_sums
+from turnout.moe.routers.masked_product import masked_product
+from turnout.moe.routers.scores import choose, token_sums
 from turnout.moe.stats import RouterStats
 from turnout.nn.init import matrix_normal_
 
@@ -54,10 +55,11 @@ class DSelectK(Router):
     def forward(
         self, x: Float[Tensor, "B S D"], context: RoutingContext
     ) -> tuple[Assignment, RouterStats]:
-        tokens = router_input(x, context.mask)
-        codes = linear_float32(tokens, self.weight).view(len(tokens), self.selectors, self.bits)
+        tokens, mask = x.flatten(0, 1), context.mask.flatten()
+        codes = masked_product(tokens, mask, self.weight)
+        codes = codes.view(len(tokens), self.selectors, self.bits)
         one, zero = smooth_steps(codes, self.width)
-        mixing_logits = linear_float32(tokens, self.mixing_weight)
+        mixing_logits = masked_product(tokens, mask, self.mixing_weight)
         mixing = torch.softmax(mixing_logits, dim=1).unsqueeze(2)
         weight = (mixing * selections(one, zero)).sum(1)
 

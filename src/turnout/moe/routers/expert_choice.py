@@ -17,11 +17,10 @@ from turnout.config.routers import ExpertChoiceRouter
 from turnout.moe.assignment import Assignment
 from turnout.moe.context import RoutingContext
 from turnout.moe.routers.base import Router, RouterShape, build_router
+from turnout.moe.routers.masked_product import masked_product
 from turnout.moe.routers.scores import (
     choose,
-    linear_float32,
     refuse_partial,
-    router_input,
     router_stats,
 )
 from turnout.moe.stats import RouterStats
@@ -62,7 +61,7 @@ class ExpertChoice(Router):
     def forward(
         self, x: Float[Tensor, "B S D"], context: RoutingContext
     ) -> tuple[Assignment, RouterStats]:
-        logits = linear_float32(router_input(x, context.mask), self.weight)
+        logits = masked_product(x.flatten(0, 1), context.mask.flatten(), self.weight)
         log_probability = F.log_softmax(logits, dim=1)
         if context.chosen is not None:
             assignment = self._replayed(log_probability, context)

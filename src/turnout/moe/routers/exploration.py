@@ -20,7 +20,7 @@ class ExplorationPolicy(ABC):
 
     @abstractmethod
     def perturb_input(self, x: Float[Tensor, "T D"], noise: TokenNoise) -> Float[Tensor, "T D"]:
-        """The router's copy of its input, perturbed."""
+        """The router's copy of its input, perturbed, in float32; the input where nothing is."""
 
     @abstractmethod
     def selection_scores(
@@ -68,7 +68,7 @@ class InputDropoutPolicy(ExplorationPolicy):
 
     def perturb_input(self, x: Float[Tensor, "T D"], noise: TokenNoise) -> Float[Tensor, "T D"]:
         keep = noise.uniform(Stream.INPUT, x.shape[1]) >= self.rate
-        return x * keep / (1 - self.rate)
+        return x.float() * keep / (1 - self.rate)
 
     def selection_scores(
         self, logits: Float[Tensor, "T E"], noise: TokenNoise
@@ -85,7 +85,7 @@ class InputJitterPolicy(ExplorationPolicy):
 
     def perturb_input(self, x: Float[Tensor, "T D"], noise: TokenNoise) -> Float[Tensor, "T D"]:
         spread = 2 * noise.uniform(Stream.INPUT, x.shape[1]) - 1
-        return x * (1 + self.epsilon * spread)
+        return x.float() * (1 + self.epsilon * spread)
 
     def selection_scores(
         self, logits: Float[Tensor, "T E"], noise: TokenNoise

@@ -17,13 +17,12 @@ from turnout.moe.assignment import Assignment
 from turnout.moe.context import RoutingContext
 from turnout.moe.noise import Stream, TokenNoise, token_noise
 from turnout.moe.routers.base import Router, RouterShape, build_router
+from turnout.moe.routers.masked_product import masked_product
 from turnout.moe.routers.noisy_top_k import NOISE_FLOOR, smooth_load
 from turnout.moe.routers.scores import (
     Choices,
     best,
-    linear_float32,
     named,
-    router_input,
     router_stats,
 )
 from turnout.moe.stats import RouterStats, group_sum
@@ -61,11 +60,13 @@ class Level(nn.Module):
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.noise_weight)
 
-    def forward(self, tokens: Float[Tensor, "T D"], noise: TokenNoise | None) -> LevelLogits:
-        clean = linear_float32(tokens, self.weight)
+    def forward(
+        self, tokens: Float[Tensor, "T D"], mask: Bool[Tensor, " T"], noise: TokenNoise | None
+    ) -> LevelLogits:
+        clean = masked_product(tokens, mask, self.weight)
         if noise is None or self.noise_weight is None:
             return LevelLogits(clean, clean, None)
-        scale = F.softplus(linear_float32(tokens, self.noise_weight)) + NOISE_FLOOR
+        scale = F.softplus(masked_product(tokens, mask, self.noise_weight)) + NOISE_FLOOR
         draw = noise.normal(self.stream, clean.shape[1])
         return LevelLogits(clean, clean + draw * scale, scale)
 
@@ -99,9 +100,9 @@ class Hierarchical(Router):
     def forward(
         self, x: Float[Tensor, "B S D"], context: RoutingContext
     ) -> tuple[Assignment, RouterStats]:
-        tokens = router_input(x, context.mask)
+        tokens, mask = x.flatten(0, 1), context.mask.flatten()
         noise = token_noise(context, self.layer) if self.training else None
-        first, second = self.primary(tokens, noise), self.secondary(tokens, noise)
+        first, second = self.primary(tokens, mask, noise), self.secondary(tokens, mask, noise)
         outer, inner = first.noisy, second.noisy.unflatten(1, (-1, self.inside))
 
         choices = named(nested_best(outer, inner, *self.kept), context)

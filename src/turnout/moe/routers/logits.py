@@ -11,7 +11,7 @@ from torch import Tensor
 
 from turnout.moe.context import RoutingContext
 from turnout.moe.routers.base import Couples, RouterShape
-from turnout.moe.routers.scores import linear_float32
+from turnout.moe.routers.masked_product import masked_product
 
 
 class LogitForm(ABC):
@@ -38,7 +38,7 @@ class LogitForm(ABC):
         weight: Float[Tensor, "..."],
         context: RoutingContext,
     ) -> Float[Tensor, "T E"]:
-        """The logits of every token; ``tokens`` are zero where there is padding.
+        """The logits of every token; where there is padding ``tokens`` may hold anything.
 
         Raises:
             UserError: the context lacks what they are made from.
@@ -63,4 +63,4 @@ class LinearLogits(LogitForm):
         weight: Float[Tensor, "..."],
         context: RoutingContext,
     ) -> Float[Tensor, "T E"]:
-        return linear_float32(tokens, weight)
+        return masked_product(tokens, context.mask.flatten(), weight)

@@ -12,6 +12,7 @@ from turnout.moe.routers.base import Couples, Router, RouterShape, build_router
 from turnout.moe.routers.exploration import ArgmaxPolicy
 from turnout.moe.routers.labels import row_labels
 from turnout.moe.routers.logits import LogitForm
+from turnout.moe.routers.scores import without_padding
 from turnout.moe.routers.softmax import SoftmaxRouter
 from turnout.moe.routers.weights import AcceptAll
 
@@ -41,10 +42,11 @@ class MultiGateLogits(LogitForm):
         context: RoutingContext,
     ) -> Float[Tensor, "T E"]:
         label = row_labels(context, self.tasks, MultiGateRouter.kind)
-        rows = tokens.view(*context.mask.shape, tokens.shape[1])
+        rows = without_padding(tokens, context.mask.flatten())
+        rows = rows.view(*context.mask.shape, rows.shape[1])
         own = weight.float().index_select(0, label)  # [B, E, D]
         with torch.autocast(device_type=tokens.device.type, enabled=False):
-            return torch.bmm(rows.float(), own.transpose(1, 2)).flatten(0, 1)
+            return torch.bmm(rows, own.transpose(1, 2)).flatten(0, 1)
 
 
 @build_router.register

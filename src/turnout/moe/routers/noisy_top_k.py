@@ -15,7 +15,8 @@ from turnout.moe.assignment import Assignment
 from turnout.moe.context import RoutingContext
 from turnout.moe.noise import Stream, token_noise
 from turnout.moe.routers.base import Router, RouterShape, build_router
-from turnout.moe.routers.scores import choose, linear_float32, router_input, router_stats
+from turnout.moe.routers.masked_product import masked_product
+from turnout.moe.routers.scores import choose, router_stats
 from turnout.moe.stats import RouterStats
 
 # tensor2tensor adds 1e-2 to the softplus, so that the load stays differentiable.
@@ -45,11 +46,11 @@ class NoisyTopK(Router):
     def forward(
         self, x: Float[Tensor, "B S D"], context: RoutingContext
     ) -> tuple[Assignment, RouterStats]:
-        tokens = router_input(x, context.mask)
-        clean = linear_float32(tokens, self.weight)
+        tokens, mask = x.flatten(0, 1), context.mask.flatten()
+        clean = masked_product(tokens, mask, self.weight)
         logits, load = clean, None
         if self.training:
-            scale = F.softplus(linear_float32(tokens, self.noise_weight)) + NOISE_FLOOR
+            scale = F.softplus(masked_product(tokens, mask, self.noise_weight)) + NOISE_FLOOR
             draw = token_noise(context, self.layer).normal(Stream.LOGITS, clean.shape[1])
             logits = clean + draw * scale
             load = smooth_load(clean, logits, scale, self.choices)

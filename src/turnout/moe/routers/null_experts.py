@@ -16,7 +16,8 @@ from turnout.moe.assignment import Assignment
 from turnout.moe.context import RoutingContext
 from turnout.moe.routers.balancer import Budget
 from turnout.moe.routers.base import Router, RouterShape, build_router
-from turnout.moe.routers.scores import choose, linear_float32, router_input, token_sums
+from turnout.moe.routers.masked_product import masked_product
+from turnout.moe.routers.scores import choose, token_sums
 from turnout.moe.stats import RouterStats
 from turnout.nn.init import matrix_normal_
 
@@ -53,7 +54,7 @@ class NullExperts(Router):
     def forward(
         self, x: Float[Tensor, "B S D"], context: RoutingContext
     ) -> tuple[Assignment, RouterStats]:
-        logits = linear_float32(router_input(x, context.mask), self.weight)
+        logits = masked_product(x.flatten(0, 1), context.mask.flatten(), self.weight)
         true, null = logits[:, : self.num_experts], logits[:, self.num_experts :]
         scores = torch.cat([true, null + self.balancer.bias], dim=1).detach()
         choices = choose(scores, self.choices, context)

@@ -16,7 +16,8 @@ from turnout.config.routers import PrototypesRouter
 from turnout.moe.assignment import Assignment
 from turnout.moe.context import RoutingContext
 from turnout.moe.routers.base import Router, RouterShape, build_router
-from turnout.moe.routers.scores import linear_float32, named, router_input, token_sums
+from turnout.moe.routers.masked_product import masked_product
+from turnout.moe.routers.scores import named, token_sums
 from turnout.moe.stats import RouterStats
 from turnout.nn.init import matrix_normal_
 
@@ -45,7 +46,7 @@ class Prototypes(Router):
     def forward(
         self, x: Float[Tensor, "B S D"], context: RoutingContext
     ) -> tuple[Assignment, RouterStats]:
-        logits = linear_float32(router_input(x, context.mask), self.weight)
+        logits = masked_product(x.flatten(0, 1), context.mask.flatten(), self.weight)
         size = logits.shape[1] // self.choices
         table = logits.view(len(logits), self.choices, size)  # [T, K, J]
         first = size * torch.arange(self.choices, device=x.device)

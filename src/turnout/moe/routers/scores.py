@@ -18,7 +18,12 @@ from turnout.moe.stats import RouterStats, count_by_expert, group_sum
 
 def router_input(x: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, "T D"]:
     """A float32 copy of the hidden states; padding is zero, so that no NaN in it spreads."""
-    return torch.where(mask.unsqueeze(-1), x.float(), 0.0).flatten(0, 1)
+    return without_padding(x.flatten(0, 1), mask.flatten())
+
+
+def without_padding(x: Float[Tensor, "T D"], mask: Bool[Tensor, " T"]) -> Float[Tensor, "T D"]:
+    """A float32 copy with zeros where ``mask`` is False."""
+    return torch.where(mask.unsqueeze(1), x.float(), 0.0)
 
 
 def linear_float32(x: Float[Tensor, "T D"], weight: Float[Tensor, "E D"]) -> Float[Tensor, "T E"]:

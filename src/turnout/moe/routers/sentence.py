@@ -14,7 +14,7 @@ from turnout.moe.context import RoutingContext
 from turnout.moe.routers.base import Couples, Router, RouterShape, build_router
 from turnout.moe.routers.exploration import ArgmaxPolicy
 from turnout.moe.routers.logits import LogitForm
-from turnout.moe.routers.scores import linear_float32
+from turnout.moe.routers.scores import linear_float32, without_padding
 from turnout.moe.routers.softmax import SoftmaxRouter
 from turnout.moe.routers.weights import AcceptAll
 from turnout.moe.stats import group_sum
@@ -49,6 +49,7 @@ class SentenceLogits(LogitForm):
                 "goes on outside these tokens (a KV cache, or rows apart); give whole groups"
             )
         group, groups = context.group.flatten(), context.num_groups
+        tokens = without_padding(tokens, context.mask.flatten())
         real = group_sum(context.mask.flatten().to(tokens.dtype), group, groups)
         mean = group_sum(tokens, group, groups) / real.clamp(min=1).unsqueeze(1)
         return linear_float32(mean, weight).index_select(0, group)

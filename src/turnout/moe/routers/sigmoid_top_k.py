@@ -16,7 +16,8 @@ from turnout.moe.context import RoutingContext
 from turnout.moe.routers.balancer import LoadBias
 from turnout.moe.routers.base import Router, RouterShape, build_router
 from turnout.moe.routers.expert_groups import BestGroups
-from turnout.moe.routers.scores import choose, linear_float32, router_input, router_stats
+from turnout.moe.routers.masked_product import masked_product
+from turnout.moe.routers.scores import choose, router_stats
 from turnout.moe.stats import RouterStats
 from turnout.nn.init import matrix_normal_
 
@@ -52,7 +53,7 @@ class SigmoidTopK(Router):
     def forward(
         self, x: Float[Tensor, "B S D"], context: RoutingContext
     ) -> tuple[Assignment, RouterStats]:
-        logits = linear_float32(router_input(x, context.mask), self.weight)
+        logits = masked_product(x.flatten(0, 1), context.mask.flatten(), self.weight)
         scores = torch.sigmoid(logits.detach())
         if self.balancer is not None:
             scores = scores + self.balancer.bias

@@ -14,11 +14,10 @@ from turnout.config.routers import SinkhornRouter
 from turnout.moe.assignment import Assignment
 from turnout.moe.context import RoutingContext
 from turnout.moe.routers.base import Router, RouterShape, build_router
+from turnout.moe.routers.masked_product import masked_product
 from turnout.moe.routers.scores import (
     choose,
-    linear_float32,
     refuse_partial,
-    router_input,
     router_stats,
 )
 from turnout.moe.stats import RouterStats
@@ -50,7 +49,7 @@ class TransportRouter(Router):
     def forward(
         self, x: Float[Tensor, "B S D"], context: RoutingContext
     ) -> tuple[Assignment, RouterStats]:
-        logits = linear_float32(router_input(x, context.mask), self.weight)
+        logits = masked_product(x.flatten(0, 1), context.mask.flatten(), self.weight)
         choices = choose(self._scores(logits, context), 1, context)
         log_probability = F.log_softmax(logits, dim=1)
         chosen = log_probability.take_along_dim(choices.expert, dim=1)

@@ -18,7 +18,7 @@ from turnout.moe.routers.base import Router, RouterShape
 from turnout.moe.routers.expert_groups import BestGroups
 from turnout.moe.routers.exploration import ExplorationPolicy
 from turnout.moe.routers.logits import LinearLogits, LogitForm
-from turnout.moe.routers.scores import choose, router_input, router_stats
+from turnout.moe.routers.scores import choose, router_stats
 from turnout.moe.routers.weights import Acceptance, WeightForm, combine_weights
 from turnout.moe.stats import RouterStats
 from turnout.nn.init import matrix_normal_
@@ -80,7 +80,7 @@ class SoftmaxRouter(Router):
         self, x: Float[Tensor, "B S D"], context: RoutingContext
     ) -> tuple[Assignment, RouterStats]:
         noise = token_noise(context, self.layer) if self.training else None
-        tokens = router_input(x, context.mask)
+        tokens = x.flatten(0, 1)
         if noise is not None:
             tokens = self.exploration.perturb_input(tokens, noise)
         logits = self.form.logits(tokens, self.weight, context)
