@@ -60,6 +60,21 @@ ARROWS: dict[str, frozenset[str]] = {
             "train.stopping",
         }
     ),
+    # Other libraries are what it is held against: of them ``bench.peers`` alone knows.
+    "bench": frozenset(
+        {
+            "config",
+            "data.batch",
+            "nn",
+            "moe",
+            "models",
+            "objectives",
+            "generate",
+            "train",
+            "integrations",
+            "probe.style",
+        }
+    ),
     "compare": frozenset(
         {"config", "checkpoint", "train", "probe.style", "probe.curve", "probe.characters"}
     ),

@@ -34,6 +34,9 @@ COMMANDS = {
     "checkpoint": Command("turnout.cli.checkpoint", "inspect, verify and reshard what a run saved"),
     "plan": Command("turnout.cli.plan", "memory, time and layout of a run, before it is started"),
     "data": Command("turnout.cli.data", "fetch larger corpora, build shards, describe them"),
+    "bench": Command(
+        "turnout.cli.bench", "what sparse costs here, beside dense and other libraries"
+    ),
     "doctor": Command("turnout.cli.doctor", "what this machine can do, and what Turnout will use"),
 }
 

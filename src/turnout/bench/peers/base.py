@@ -1,0 +1,35 @@
+"""What a suite asks of another library's layer."""
+
+from abc import ABC, abstractmethod
+
+from torch import nn
+
+from turnout.moe.layer import MoELayer
+
+
+class LayerPeer(ABC):
+    """A sparse layer of another library.
+
+    Attributes:
+        name: of its distribution.
+    """
+
+    name: str
+
+    @abstractmethod
+    def takes(self, k: int) -> bool:
+        """Whether it has layers with so many choices."""
+
+    @abstractmethod
+    def needed(self, tokens: int, experts: int, capacity: int, k: int) -> int:
+        """Bytes of its largest tables, which are alive together in a step; an estimate."""
+
+    @abstractmethod
+    def layer(self, ours: MoELayer, capacity: int, row: int) -> nn.Module:
+        """Its layer with copies of the weights of ours, from [B S D] to [B S D]; no noise.
+
+        Args:
+            ours: with ReLU and neither biases nor gates.
+            capacity: slots of an expert in a row, with which nothing is dropped.
+            row: tokens of a row.
+        """
