@@ -13,9 +13,9 @@ Axes: B batch, S sequence, D width, T tokens, E experts, K choices, C capacity.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Bool, Float
@@ -83,7 +83,7 @@ class LayerSuite(Suite):
     """One contest for every combination of the knobs."""
 
     peers: tuple[LayerPeer, ...]
-    name: str = field(default="layer", init=False)
+    name: ClassVar[str] = "layer"
 
     def contests(self, options: Options) -> Iterator[Contest]:
         for dtype, mode, k, tokens, experts in product(

@@ -5,7 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -110,7 +110,7 @@ class Result:
 class Suite(ABC):
     """Contests that answer one question."""
 
-    name: str
+    name: ClassVar[str]
 
     @abstractmethod
     def contests(self, options: Options) -> Iterator[Contest]:

@@ -1,5 +1,8 @@
 """The suites by their names."""
 
+from collections.abc import Callable, Mapping
+from typing import Final
+
 from turnout.bench.options import offer
 from turnout.bench.suite import Suite
 
@@ -11,6 +14,23 @@ def build(name: str) -> Suite:
         UserError: there is none of that name.
     """
     offer(name)
-    from turnout.bench.layer import LayerSuite
+    return _BUILDERS[name]()
 
-    return LayerSuite(())
+
+def _layer() -> Suite:
+    from turnout.bench.layer import LayerSuite
+    from turnout.bench.peers.transformers_switch import SwitchPeer
+
+    return LayerSuite((SwitchPeer(),))
+
+
+def _generation() -> Suite:
+    from turnout.bench.generation import GenerationSuite
+
+    return GenerationSuite()
+
+
+_BUILDERS: Final[Mapping[str, Callable[[], Suite]]] = {
+    "layer": _layer,
+    "generation": _generation,
+}
