@@ -103,6 +103,11 @@ SUITES: Final[Mapping[str, Offer]] = {
         (FORWARD, BOTH),
         peers=("transformers", "st-moe-pytorch", "mixture-of-experts"),
     ),
+    "step": Offer(
+        "a whole training step of a Switch Transformer, its dense twin and transformers'",
+        Options((8, 32), rows=(8,), layers=6, vocabulary=32128),
+        peers=("transformers",),
+    ),
     "generation": Offer(
         "prefill and decoding of a Switch Transformer, its dense twin and transformers'",
         Options((8, 32), rows=(1, 16), modes=(PREFILL, DECODE), layers=6, vocabulary=32128, new=64),

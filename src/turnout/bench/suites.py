@@ -24,6 +24,12 @@ def _layer() -> Suite:
     return LayerSuite((SwitchPeer(),))
 
 
+def _step() -> Suite:
+    from turnout.bench.step import StepSuite
+
+    return StepSuite()
+
+
 def _generation() -> Suite:
     from turnout.bench.generation import GenerationSuite
 
@@ -32,5 +38,6 @@ def _generation() -> Suite:
 
 _BUILDERS: Final[Mapping[str, Callable[[], Suite]]] = {
     "layer": _layer,
+    "step": _step,
     "generation": _generation,
 }
