@@ -5,7 +5,6 @@ included, in order: the figure does not depend on what else the process or the s
 library allocates by itself, such as oneDNN while it packs a matrix, is not in it.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -38,7 +37,6 @@ def beyond(work: Work, weights: Iterable[Tensor]) -> int:
         each.register_post_accumulate_grad_hook(note)  # type: ignore[no-untyped-call]
         for each in weights
     ]
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # it would tell of its start and end
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         work()
     for handle in handles:

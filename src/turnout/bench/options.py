@@ -114,6 +114,24 @@ SUITES: Final[Mapping[str, Offer]] = {
         (PREFILL, DECODE),
         peers=("transformers",),
     ),
+    "experts": Offer(
+        "Mixtral, OLMoE and Qwen3-MoE of transformers on its implementations and on ours",
+        Options(
+            (8, 64, 128),
+            (2048, 256),
+            dtypes=("float32", "autocast", "bfloat16"),
+            modes=(BOTH,),
+            layers=1,
+            room=4.0,
+        ),
+        (FORWARD, BOTH),
+        ("float32", "autocast", "bfloat16"),
+        ("transformers",),
+    ),
+    "scaling": Offer(
+        "a layer on the same tokens with ever more experts, beside a model of weight traffic",
+        Options((8, 16, 32, 64, 128, 256), (4096,)),
+    ),
 }
 
 

@@ -19,9 +19,11 @@ def build(name: str) -> Suite:
 
 def _layer() -> Suite:
     from turnout.bench.layer import LayerSuite
+    from turnout.bench.peers.mixture_of_experts import MixtureOfExpertsPeer
+    from turnout.bench.peers.st_moe import StMoePeer
     from turnout.bench.peers.transformers_switch import SwitchPeer
 
-    return LayerSuite((SwitchPeer(),))
+    return LayerSuite((SwitchPeer(), StMoePeer(), MixtureOfExpertsPeer()))
 
 
 def _step() -> Suite:
@@ -36,8 +38,22 @@ def _generation() -> Suite:
     return GenerationSuite()
 
 
+def _experts() -> Suite:
+    from turnout.bench.experts import ExpertsSuite
+
+    return ExpertsSuite()
+
+
+def _scaling() -> Suite:
+    from turnout.bench.scaling import ScalingSuite
+
+    return ScalingSuite()
+
+
 _BUILDERS: Final[Mapping[str, Callable[[], Suite]]] = {
     "layer": _layer,
     "step": _step,
     "generation": _generation,
+    "experts": _experts,
+    "scaling": _scaling,
 }

@@ -1,5 +1,6 @@
 """``turnout bench``: what sparse costs on this machine, beside dense layers and other libraries."""
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -39,7 +40,9 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     options = wanted.options(_given(found))
     targets = {kind: _target(f"--{kind}", found[kind]) for kind in ("json", "chart")}
-    # From here on torch is needed, and what the command line got wrong is known.
+    # From here on torch is needed, and what the command line got wrong is known. Its profiler,
+    # which counts memory, would tell of its start and end; torch reads this when it is imported.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
     from turnout.bench import report, suites
     from turnout.bench.suite import run as measure
 

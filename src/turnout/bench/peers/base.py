@@ -33,3 +33,13 @@ class LayerPeer(ABC):
             capacity: slots of an expert in a row, with which nothing is dropped.
             row: tokens of a row.
         """
+
+
+def capacity_factor(capacity: int, experts: int, row: int) -> float:
+    """What gives an expert ``capacity`` slots where they are ``int(row * factor / experts)``."""
+    return (capacity + 0.5) * experts / row
+
+
+def table_bytes(tokens: int, experts: int, capacity: int, tables: int) -> int:
+    """Bytes of float32 tables with a place for every token, expert and slot."""
+    return 4 * tables * tokens * experts * capacity
