@@ -73,6 +73,7 @@ ARROWS: dict[str, frozenset[str]] = {
             "train",
             "integrations",
             "probe.style",
+            "probe.characters",
         }
     ),
     "compare": frozenset(

@@ -6,9 +6,9 @@ float32 weights; the whole model in bfloat16.
 
 Every implementation has a process of its own, since what one leaves in the allocator's hands
 decides how often another must ask for fresh memory; they take turns within each repeat. The text
-differs from step to step, so that loads do. Losses and the norm of the experts' gradients on one text
-are compared before anything is timed. ``batched_mm`` copies an expert's weights for every choice of
-every token and is left out where that has no room.
+differs from step to step, so that loads do. Losses and the norm of the experts' gradients on one
+text are compared before anything is timed. ``batched_mm`` copies an expert's weights for every
+choice of every token and is left out where that has no room.
 """
 
 from collections.abc import Iterator, Mapping

@@ -13,7 +13,7 @@ Axes: B batch, S sequence, D width, T tokens, E experts, K choices, C capacity.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import ClassVar, final
 
@@ -111,9 +111,11 @@ def contest(case: Case, peers: tuple[LayerPeer, ...], room: float) -> Contest:
     differences = {OURS: against_loop(layer, x, routed)}
     rows = x.flatten(0, 1)[routed.token].requires_grad_()
     x.requires_grad_()
+    # Statistics are for training: nobody reads them behind a forward pass alone.
+    context = replace(routed.context, observed=case.mode == BOTH)
     ways: dict[str, Work] = {
         DENSE: _work(case, dense, x, upstream),
-        OURS: _work(case, _Whole(layer, routed.context), x, upstream),
+        OURS: _work(case, _Whole(layer, context), x, upstream),
         EXPERTS: _work(case, _Alone(layer, routed.offsets), rows, torch.randn_like(rows)),
     }
     left_out: dict[str, str] = {}

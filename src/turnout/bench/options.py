@@ -79,9 +79,9 @@ class Offer:
     @property
     def takes(self) -> tuple[str, ...]:
         """The options that mean something here."""
-        always = {"threads", "peers"}
         names = [each.name for each in fields(Options)]
-        return tuple(name for name in names if name in always or getattr(self.defaults, name))
+        given = {"threads": True, "peers": bool(self.peers)}
+        return tuple(n for n in names if given.get(n, bool(getattr(self.defaults, n))))
 
     def _check(self, name: str, value: Any) -> None:
         if name not in self.takes:
@@ -97,6 +97,12 @@ class Offer:
 
 
 SUITES: Final[Mapping[str, Offer]] = {
+    TOUR: Offer(
+        "a minute: what a small sparse layer and sparse decoding cost beside dense ones",
+        Options(
+            (8,), (128,), (1,), rows=(1,), width=256, layers=2, vocabulary=4096, new=32, repeats=7
+        ),
+    ),
     "layer": Offer(
         "a sparse layer against the dense layer of equal arithmetic, and other libraries'",
         Options((8, 32, 64), (32, 128, 512), (1,), modes=(BOTH,), room=4.0),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from turnout.bench.options import offer
+from turnout.bench.options import TOUR, offer
 from turnout.bench.suite import Suite
 
 
@@ -15,6 +15,12 @@ def build(name: str) -> Suite:
     """
     offer(name)
     return _BUILDERS[name]()
+
+
+def _tour() -> Suite:
+    from turnout.bench.tour import TourSuite
+
+    return TourSuite()
 
 
 def _layer() -> Suite:
@@ -51,6 +57,7 @@ def _scaling() -> Suite:
 
 
 _BUILDERS: Final[Mapping[str, Callable[[], Suite]]] = {
+    TOUR: _tour,
     "layer": _layer,
     "step": _step,
     "generation": _generation,

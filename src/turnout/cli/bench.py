@@ -10,6 +10,7 @@ from typing import Any
 from turnout.bench.options import SUITES, TOUR, offer
 from turnout.cli.arguments import Parser
 from turnout.config.errors import UserError
+from turnout.probe.style import altair
 
 _WHOLE = {
     "experts": "experts of a sparse layer",
@@ -25,6 +26,11 @@ _SINGLE = {
     "repeats": "of each measurement",
     "threads": "of torch; default: what it takes by itself",
 }
+_NEXT = (
+    "Next: `turnout bench layer` times layers of common sizes, beside other libraries where they "
+    "are installed;\n`turnout bench --list` names the other suites, and --json and --chart keep "
+    "what they find."
+)
 _WORDS = {"dtypes": "to compute in", "modes": "what is timed"}
 
 
@@ -42,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
     targets = {kind: _target(f"--{kind}", found[kind]) for kind in ("json", "chart")}
     # From here on torch is needed, and what the command line got wrong is known. Its profiler,
     # which counts memory, would tell of its start and end; torch reads this when it is imported.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from turnout.bench import report, suites
     from turnout.bench.suite import run as measure
 
@@ -51,6 +57,12 @@ def run(arguments: Sequence[str]) -> int:
     command = shlex.join(["turnout", "bench", *arguments])
     result = measure(suites.build(name), options, _tell, command=command)
     print(report.markdown(result))
+    if name == TOUR:
+        print(_NEXT)
+    if targets["chart"] is not None:
+        from turnout.bench.chart import draw
+
+        _tell(f"chart: {draw(result, targets['chart'])}")
     if targets["json"] is not None:
         report.write(result, targets["json"])
         _tell(f"JSON: {targets['json']}")
@@ -118,6 +130,8 @@ def _target(option: str, text: str | None) -> Path | None:
         raise UserError(f"{option} {text}: must be a file in a folder that exists")
     if option == "--chart" and path.suffix != ".png":
         raise UserError(f"{option} {text}: must end in .png")
+    if option == "--chart":
+        altair()  # what is missing is said before anything is measured
     return path
 
 

@@ -47,7 +47,8 @@ class StMoePeer(LayerPeer):
 
 
 def _network(w_in: Float[Tensor, "D F"], w_out: Float[Tensor, "F D"]) -> nn.Module:
-    first, second = (nn.Linear(*each.shape, bias=False) for each in (w_in, w_out))
+    width, hidden = w_in.shape
+    first, second = nn.Linear(width, hidden, bias=False), nn.Linear(hidden, width, bias=False)
     with torch.no_grad():
         first.weight.copy_(w_in.t())
         second.weight.copy_(w_out.t())
