@@ -164,7 +164,7 @@ class Floor:
     """
 
     size: float
-    flops: float
+    flops: int
 
     @staticmethod
     def of(config: EncoderDecoderConfig, case: Case, distinct: float) -> "Floor":

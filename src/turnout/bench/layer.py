@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from turnout.bench.equal import BOUNDS, difference
+from turnout.bench.equal import BOUNDS, UnequalError, difference
 from turnout.bench.machine import Rates
 from turnout.bench.options import BOTH, Options
 from turnout.bench.peers.base import LayerPeer
@@ -216,11 +216,12 @@ class Routed:
 
 
 def _settled(logits: Float[Tensor, "T E"], k: int, dtype: torch.dtype) -> Bool[Tensor, " T"]:
-    """Tokens whose chosen and other logits are further apart than their rounding in ``dtype``."""
+    """Tokens whose chosen and other logits are further apart than roundings in ``dtype`` can move
+    them: those of the logits, and those of probabilities, which move a logit by eps."""
     if k == logits.shape[1]:
         return torch.ones(len(logits), dtype=torch.bool)
     ordered = logits.sort(dim=1, descending=True).values
-    rounding = 4 * torch.finfo(dtype).eps * logits.abs().amax(1)
+    rounding = 2 * torch.finfo(dtype).eps * (1 + logits.abs().amax(1))
     return ordered[:, k - 1] - ordered[:, k] > rounding
 
 
@@ -252,8 +253,10 @@ def against_ours(
     Tokens whose choice a rounding decides are left out: others route in the dtype of the tokens.
 
     Raises:
-        UnequalError: it is too large, or every choice hangs on a rounding.
+        UnequalError: it is too large, or most choices hang on a rounding.
     """
+    if routed.settled.double().mean() < 0.5:
+        raise UnequalError(f"{name}: most choices hang on a rounding, so that nothing is compared")
     found = _output_and_gradient(foreign, x)
     expected = _output_and_gradient(_Whole(layer, routed.context), x)
     bound = BOUNDS[x.dtype]

@@ -51,7 +51,7 @@ class Contest:
     ways: Mapping[str, Work]
     bases: tuple[str, ...]
     differences: Mapping[str, float] = field(default_factory=dict)
-    flops: Mapping[str, float] = field(default_factory=dict)
+    flops: Mapping[str, int] = field(default_factory=dict)
     parts: int = 1
     unit: str = "ms"
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Row:
     unit: str
     seconds: Mapping[str, tuple[float, ...]]
     differences: Mapping[str, float]
-    flops: Mapping[str, float]
+    flops: Mapping[str, int]
     left_out: Mapping[str, str]
     cells: Cells
     peak: tuple[float, ...]

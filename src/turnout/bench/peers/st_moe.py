@@ -1,5 +1,6 @@
 """The sparse layer of st-moe-pytorch: top-n by tables of tokens, experts and slots."""
 
+import warnings
 from importlib import import_module
 from typing import Any, final
 
@@ -30,7 +31,7 @@ class StMoePeer(LayerPeer):
     def layer(self, ours: MoELayer, capacity: int, row: int) -> nn.Module:
         w_in, w_out = (ours.experts.get_parameter(name) for name in ("w_in", "w_out"))
         factor = capacity_factor(capacity, len(w_in), row)
-        theirs = import_module("st_moe_pytorch").MoE(
+        theirs = _library().MoE(
             dim=w_in.shape[1],
             num_experts=len(w_in),
             gating_top_n=ours.router.choices,
@@ -44,6 +45,12 @@ class StMoePeer(LayerPeer):
         with torch.no_grad():
             theirs.gate.to_gates.weight.copy_(ours.router.get_parameter("weight"))
         return _Outputs(theirs)
+
+
+def _library() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of beartype, about the library's type hints
+        return import_module("st_moe_pytorch")
 
 
 def _network(w_in: Float[Tensor, "D F"], w_out: Float[Tensor, "F D"]) -> nn.Module:

@@ -1,0 +1,1 @@
+"""Measurements: their arithmetic and their checks; no test asserts a time."""
