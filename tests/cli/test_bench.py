@@ -33,7 +33,7 @@ def small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
         (("layer", "--dtypes", "float8"), "--dtypes float8: must be one of float32, bfloat16"),
         (("generation", "--modes", "encode"), "--modes encode: must be one of prefill, decode"),
         (("step", "--k", "2"), "--k: must not be given to this suite; it takes --experts --rows"),
-        (("scaling", "--no-peers"), "--peers: must not be given to this suite"),
+        (("scaling", "--no-peers"), "--no-peers: must not be given to this suite"),
         (("layer", "--json", "nowhere/x.json"), "--json nowhere/x.json: must be a file in a fold"),
         (("layer", "--chart", "x.pdf"), "--chart x.pdf: must end in .png"),
         (("layer", "--expert", "8"), "no option --expert; did you mean --experts?"),

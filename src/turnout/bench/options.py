@@ -86,7 +86,8 @@ class Offer:
     def _check(self, name: str, value: Any) -> None:
         if name not in self.takes:
             known = " ".join(f"--{each}" for each in self.takes if each != "peers")
-            raise UserError(f"--{name}: must not be given to this suite; it takes {known}")
+            typed = "--no-peers" if name == "peers" else f"--{name}"
+            raise UserError(f"{typed}: must not be given to this suite; it takes {known}")
         values = value if isinstance(value, tuple) else (value,)
         words = {"modes": self.modes, "dtypes": self.dtypes}.get(name)
         for each in values:

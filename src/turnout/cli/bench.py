@@ -41,11 +41,11 @@ def run(arguments: Sequence[str]) -> int:
     wanted = offer(name)
     parser = _parser(name)
     found = vars(parser.parse(rest))
+    options = wanted.options(_given(found))
+    targets = {kind: _target(f"--{kind}", found[kind]) for kind in ("json", "chart")}
     if found["list"]:
         print(_listed())
         return 0
-    options = wanted.options(_given(found))
-    targets = {kind: _target(f"--{kind}", found[kind]) for kind in ("json", "chart")}
     # From here on torch is needed, and what the command line got wrong is known. Its profiler,
     # which counts memory, would tell of its start and end; torch reads this when it is imported.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")

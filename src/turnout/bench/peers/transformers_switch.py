@@ -76,7 +76,9 @@ class SwitchPeer(LayerPeer):
             dropout_rate=0.0,
             router_jitter_noise=0.0,
         )
-        module = import_module(f"{library.SwitchTransformersModel.__module__}")
+        module = import_module(
+            "transformers.models.switch_transformers.modeling_switch_transformers"
+        )
         layer: nn.Module = module.SwitchTransformersSparseMLP(config)
         named: dict[str, Tensor] = {"router.classifier.weight": ours.router.get_parameter("weight")}
         for expert in range(experts):
