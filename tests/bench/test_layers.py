@@ -64,6 +64,14 @@ def test_one_slot_less_drops_a_token(name):
         against_ours(name, theirs, layer, x, routed)
 
 
+def test_another_gradient_is_found():
+    """By itself it lets gradients through its dispatch table: the outputs are the same."""
+    theirs, layer, x, routed = foreign("st-moe, top-2", torch.float32)
+    theirs.inner.inner.gate.straight_through_dispatch_tensor = True
+    with pytest.raises(UnequalError, match="st-moe, gradient: differs"):
+        against_ours("st-moe", theirs, layer, x, routed)
+
+
 def test_the_loop_finds_a_changed_layer(monkeypatch):
     _, layer, x, routed = parts(2)
     assert against_loop(layer, x, routed) < 1e-5

@@ -94,7 +94,6 @@ def contest(work: Work, processes: Mapping[str, Worker], left_out: Mapping[str, 
         bases=(OURS,),
         differences=compared(first, work.dtype),
         left_out=left_out,
-        warm=0,
         patience=4.0,
         cells=_best,
     )
