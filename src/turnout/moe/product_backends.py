@@ -13,6 +13,7 @@ from torch import Tensor
 
 from turnout.config.moe import ProductName
 from turnout.nn import onednn
+from turnout.nn.reuse import GRADIENTS
 
 
 def _ends(offsets: Tensor) -> list[int]:
@@ -45,7 +46,10 @@ def _slices_outer(rows: Tensor, grad: Tensor, offsets: Tensor, dtype: torch.dtyp
 
 def gradient_room(rows: Tensor, grad: Tensor, offsets: Tensor, dtype: torch.dtype) -> Tensor:
     """Room for the gradient of the weights."""
-    return rows.new_empty(offsets.shape[0], rows.shape[1], grad.shape[1], dtype=dtype)
+    shape = offsets.shape[0], rows.shape[1], grad.shape[1]
+    if type(rows) is Tensor and rows.device.type == "cpu":
+        return GRADIENTS.empty(shape, dtype)
+    return rows.new_empty(shape, dtype=dtype)
 
 
 def _mm_into(left: Tensor, right: Tensor, out: Tensor) -> None:
