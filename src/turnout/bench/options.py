@@ -124,8 +124,8 @@ SUITES: Final[Mapping[str, Offer]] = {
     "experts": Offer(
         "Mixtral, OLMoE and Qwen3-MoE of transformers on its implementations and on ours",
         Options(
-            (8, 64, 128),
-            (2048, 256),
+            (64,),
+            (2048,),
             dtypes=("float32", "autocast", "bfloat16"),
             modes=(BOTH,),
             layers=1,

@@ -20,7 +20,7 @@ VOCABULARY, LENGTH, HEAD = 1024, 256, 64
 
 @dataclass(frozen=True)
 class Family:
-    """A family of models, by the number of experts that it was published with.
+    """A family of models, in its published proportions.
 
     Attributes:
         names: of its configuration and of its model.
@@ -35,10 +35,12 @@ class Family:
     field: str = "intermediate_size"
 
 
-FAMILIES: Final[Mapping[int, Family]] = {
-    8: Family(("MixtralConfig", "MixtralForCausalLM"), 2, 14336 / 4096),
-    64: Family(("OlmoeConfig", "OlmoeForCausalLM"), 8, 1024 / 2048),
-    128: Family(("Qwen3MoeConfig", "Qwen3MoeForCausalLM"), 8, 768 / 2048, "moe_intermediate_size"),
+FAMILIES: Final[Mapping[str, Family]] = {
+    "Mixtral": Family(("MixtralConfig", "MixtralForCausalLM"), 2, 14336 / 4096),
+    "OLMoE": Family(("OlmoeConfig", "OlmoeForCausalLM"), 8, 1024 / 2048),
+    "Qwen3-MoE": Family(
+        ("Qwen3MoeConfig", "Qwen3MoeForCausalLM"), 8, 768 / 2048, "moe_intermediate_size"
+    ),
 }
 
 
@@ -47,12 +49,13 @@ class Work:
     """What a process is started with.
 
     Attributes:
-        experts: one of ``FAMILIES``.
+        family: one of ``FAMILIES``.
         tokens: of the batch, a multiple of ``LENGTH``.
         dtype: ``float32``; ``autocast``, bfloat16 over float32 weights; ``bfloat16`` throughout.
         backward: whether gradients are computed too.
     """
 
+    family: str
     experts: int
     tokens: int
     width: int
@@ -64,13 +67,13 @@ class Work:
     @property
     def hidden(self) -> int:
         """Width of an expert."""
-        return max(round(self.width * FAMILIES[self.experts].ratio), 1)
+        return max(round(self.width * FAMILIES[self.family].ratio), 1)
 
     @property
     def copied(self) -> int:
         """Bytes of weights that ``batched_mm`` copies for a layer: an expert's for each choice."""
         size = 2 if self.dtype == "bfloat16" else 4
-        return self.tokens * FAMILIES[self.experts].k * 3 * self.width * self.hidden * size
+        return self.tokens * FAMILIES[self.family].k * 3 * self.width * self.hidden * size
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def workers(implementations: Sequence[str], work: Work) -> Iterator[dict[str, Wo
 
 def model(work: Work) -> Any:
     """Random weights, the same for each dtype."""
-    family = FAMILIES[work.experts]
+    family = FAMILIES[work.family]
     library = import_module("transformers")
     torch.manual_seed(0)
     heads = max(work.width // HEAD, 1)
