@@ -75,7 +75,7 @@ def workplace(
         return replace(small(config), data=replace(config.data, paths=(str(notes),)))
 
     monkeypatch.chdir(tmp_path)
-    # The compiler cannot trace the run-time shape checks of the tests: tests/compiled asks that.
+    # tests/compiled asks that, with the time that a compiler takes.
     asked = tuple(each for each in PROPERTIES if each.name != "compiled")
     monkeypatch.setattr(kit, "PROPERTIES", asked)
     monkeypatch.setattr(presets, "run", shrunk)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from turnout.moe.routers import masked_product as module
+from turnout.moe import parts
 from turnout.moe.routers.masked_product import masked_product
 from turnout.moe.routers.scores import linear_float32, without_padding
 
@@ -21,7 +21,7 @@ def case(dtype: torch.dtype, tokens: int = 23) -> tuple[torch.Tensor, ...]:
 def test_it_is_the_plain_way(
     dtype: torch.dtype, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PART", 3 * 8)  # parts of three rows, the last one shorter
+    monkeypatch.setattr(parts, "PART", 3 * 8)  # parts of three rows, the last one shorter
     x, mask, weight, upstream = case(dtype, tokens)
     found = masked_product(x, mask, weight)
     expected = linear_float32(without_padding(x, mask), weight)

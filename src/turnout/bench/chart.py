@@ -12,6 +12,7 @@ from turnout.probe.style import BLUE, FAINT, INK, ORANGE, PALE, Chart, altair, p
 
 _COLOURS = (ORANGE, BLUE, PALE, "#dd7f3d", "#5f9bd6", FAINT, "#8457a6", INK)
 _WIDTH, _BAR = 620, 22
+_SILENT = frozenset({"mode", "largest load", "C of others", "compiled"})
 _WORDS = 46  # characters of a label
 
 
@@ -104,6 +105,3 @@ def _bars(row: Row, base: str) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-_SILENT = frozenset({"mode", "largest load", "C of others", "compiled"})

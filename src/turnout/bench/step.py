@@ -71,7 +71,6 @@ def contest(size: Size, dtype: torch.dtype, rows: int, peers: bool) -> Contest:
     ways: dict[str, Work] = {OURS: our_step(model, rows)}
     flops = {OURS: step_flops(model.config, rows)}
     differences, memory, left_out = {}, {}, {}
-    foreign = None
     if peers and installed("transformers"):
         foreign = transformers_switch.like(size, model)
         flops[THEIRS] = flops[OURS]

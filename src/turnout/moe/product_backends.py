@@ -47,7 +47,7 @@ def _slices_outer(rows: Tensor, grad: Tensor, offsets: Tensor, dtype: torch.dtyp
 def gradient_room(rows: Tensor, grad: Tensor, offsets: Tensor, dtype: torch.dtype) -> Tensor:
     """Room for the gradient of the weights."""
     shape = offsets.shape[0], rows.shape[1], grad.shape[1]
-    if type(rows) is Tensor and rows.device.type == "cpu":
+    if rows.device.type == "cpu":
         return GRADIENTS.empty(shape, dtype)
     return rows.new_empty(shape, dtype=dtype)
 

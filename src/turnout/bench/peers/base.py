@@ -1,8 +1,10 @@
 """What a suite asks of another library's layer."""
 
 from abc import ABC, abstractmethod
+from typing import Any, final
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from turnout.moe.layer import MoELayer
 
@@ -33,6 +35,19 @@ class LayerPeer(ABC):
             capacity: slots of an expert in a row, with which nothing is dropped.
             row: tokens of a row.
         """
+
+
+@final
+class OutputAlone(nn.Module):
+    """A layer that gives its losses behind its output, without them."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+        y: Tensor = self.inner(x)[0]
+        return y
 
 
 def capacity_factor(capacity: int, experts: int, row: int) -> float:

@@ -1,13 +1,12 @@
 """The sparse layer of mixture-of-experts: top-2 by tables of tokens, experts and slots."""
 
 from importlib import import_module
-from typing import Any, final
+from typing import final
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from turnout.bench.peers.base import LayerPeer, capacity_factor, table_bytes
+from turnout.bench.peers.base import LayerPeer, OutputAlone, capacity_factor, table_bytes
 from turnout.moe.layer import MoELayer
 
 
@@ -40,17 +39,4 @@ class MixtureOfExpertsPeer(LayerPeer):
             theirs.gate.w_gating.copy_(ours.router.get_parameter("weight").t())
             theirs.experts.w1.copy_(w_in)
             theirs.experts.w2.copy_(w_out)
-        return _Outputs(theirs)
-
-
-@final
-class _Outputs(nn.Module):
-    """Its output without its loss."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
-        y: Tensor = self.inner(x)[0]
-        return y
+        return OutputAlone(theirs)

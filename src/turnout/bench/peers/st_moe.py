@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from turnout.bench.peers.base import LayerPeer, capacity_factor, table_bytes
+from turnout.bench.peers.base import LayerPeer, OutputAlone, capacity_factor, table_bytes
 from turnout.moe.layer import MoELayer
 
 
@@ -44,7 +44,7 @@ class StMoePeer(LayerPeer):
         )
         with torch.no_grad():
             theirs.gate.to_gates.weight.copy_(ours.router.get_parameter("weight"))
-        return _Outputs(theirs)
+        return OutputAlone(theirs)
 
 
 def _library() -> Any:
@@ -60,16 +60,3 @@ def _network(w_in: Float[Tensor, "D F"], w_out: Float[Tensor, "F D"]) -> nn.Modu
         first.weight.copy_(w_in.t())
         second.weight.copy_(w_out.t())
     return nn.Sequential(first, nn.ReLU(), second)
-
-
-@final
-class _Outputs(nn.Module):
-    """Its output without its losses."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
-        y: Tensor = self.inner(x).outputs
-        return y

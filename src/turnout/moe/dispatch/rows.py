@@ -5,14 +5,13 @@ widened to float32 as a whole. Here the way back is a gather too, and what is fl
 the rows that the cache holds. Axes: T tokens, N rows and assignments, D width, K choices.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-PART = 1 << 18  # elements of a part: 1 MiB in float32
+from turnout.moe.parts import parts
 
 
 def sent(
@@ -68,12 +67,6 @@ def weighted_home(
     return home
 
 
-def _parts(rows: int, width: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
-    """Start and length of each part of the rows."""
-    size = max(PART // max(width, 1) // multiple, 1) * multiple
-    return ((start, min(size, rows - start)) for start in range(0, rows, size))
-
-
 @torch.library.custom_op(
     "turnout::weighted_home",
     mutates_args=(),
@@ -82,7 +75,7 @@ def _parts(rows: int, width: int, multiple: int = 1) -> Iterator[tuple[int, int]
 def _home_op(rows, weight, row, kept, per_token):  # type: ignore[no-untyped-def]
     width, wide = rows.shape[1], torch.promote_types(rows.dtype, weight.dtype)
     out = rows.new_empty(row.shape[0] // per_token, width)
-    for start, size in _parts(row.shape[0], width, per_token):
+    for start, size in parts(row.shape[0], width, per_token):
         factor, slotted = (each.narrow(0, start, size).unsqueeze(1) for each in (weight, kept))
         found = rows.index_select(0, row.narrow(0, start, size)).to(wide).mul_(factor)
         # Not times zero: what experts leave in rows without a slot counts for nothing.
@@ -111,7 +104,7 @@ def _home_backward_op(grad, rows, weight, row, kept, per_token):  # type: ignore
     wide = torch.promote_types(rows.dtype, weight.dtype)
     of_row = weight.new_empty(row.shape)
     grad_rows = torch.empty_like(rows)
-    for span in _parts(rows.shape[0], rows.shape[1]):
+    for span in parts(rows.shape[0], rows.shape[1]):
         upstream = grad.index_select(0, token.narrow(0, *span)).to(wide)
         dots = torch.linalg.vecdot(upstream, rows.narrow(0, *span).to(wide))
         of_row.narrow(0, *span).copy_(dots)

@@ -5,7 +5,6 @@ backward pass, and pass over the whole of it six times. Here what is float32 is 
 that the cache holds. Axes: T tokens, D width, E experts.
 """
 
-from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -13,9 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from turnout.moe.parts import parts
 from turnout.moe.routers.scores import linear_float32, without_padding
-
-PART = 1 << 18  # elements of a part: 1 MiB in float32
 
 
 def masked_product(
@@ -33,12 +31,6 @@ def masked_product(
     return linear_float32(without_padding(x, mask), weight)
 
 
-def _parts(x: Tensor) -> Iterator[tuple[int, int]]:
-    """Start and length of each part of the rows."""
-    size = max(PART // max(x.shape[1], 1), 1)
-    return ((start, min(size, len(x) - start)) for start in range(0, len(x), size))
-
-
 @torch.library.custom_op(
     "turnout::masked_product",
     mutates_args=(),
@@ -47,7 +39,7 @@ def _parts(x: Tensor) -> Iterator[tuple[int, int]]:
 def _product_op(x, mask, weight):  # type: ignore[no-untyped-def]
     out = weight.new_empty(len(x), len(weight))
     with torch.autocast(device_type=x.device.type, enabled=False):
-        for span in _parts(x):
+        for span in parts(*x.shape):
             torch.mm(x.narrow(0, *span).float(), weight.t(), out=out.narrow(0, *span))
     return out.masked_fill_(~mask.unsqueeze(1), 0.0)
 
@@ -66,7 +58,7 @@ def _backward_op(grad, x, mask, weight):  # type: ignore[no-untyped-def]
     of_x, of_weight = torch.empty_like(x), torch.zeros_like(weight)
     padding = ~mask.unsqueeze(1)
     with torch.autocast(device_type=x.device.type, enabled=False):
-        for span in _parts(x):
+        for span in parts(*x.shape):
             upstream, hidden = grad.narrow(0, *span), padding.narrow(0, *span)
             upstream = upstream.masked_fill(hidden, 0.0)
             # Zero times what padding holds may be NaN.
