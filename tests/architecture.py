@@ -41,7 +41,13 @@ ARROWS: dict[str, frozenset[str]] = {
         }
     ),
     "generate": frozenset({"config", "data", "moe", "models", "checkpoint"}),
-    "train": frozenset({"config", "pytree", "data", "moe", "models", "objectives", "checkpoint"}),
+    # A run may begin with a model of any format.
+    "train": frozenset(
+        {"config", "pytree", "data", "moe", "models", "objectives", "checkpoint", "convert"}
+    ),
+    "finetune": frozenset(
+        {"config", "data", "models", "checkpoint", "convert", "train", "probe.curve"}
+    ),
     # A picture begins with a run folder, which train.session opens.
     "probe": frozenset(
         {"config", "pytree", "data", "moe", "models", "checkpoint", "train.session"}

@@ -108,7 +108,7 @@ def commands(document: Path) -> list[list[str]]:
 
 
 # Their commands train most often, a minute each.
-LONG = {"checkpoints.md", "objectives.md", "training.md", "generation.md"}
+LONG = {"checkpoints.md", "distill.md", "finetune.md", "objectives.md", "training.md", "generation.md"}
 
 
 def with_commands() -> list[object]:

@@ -147,7 +147,7 @@ def load_index(folder: Path) -> Index:
         raise CheckpointError(f"{path} is not an index this version reads: {error}") from None
 
 
-def shortened(names: list[str], most: int = 3) -> str:
+def shortened(names: Sequence[str], most: int = 3) -> str:
     """The first few of a list, and how many more there are."""
     if not names:
         return "nothing"

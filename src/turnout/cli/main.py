@@ -19,6 +19,8 @@ class Command:
 
 COMMANDS = {
     "train": Command("turnout.cli.train", "train a model: a preset, a TOML file, or a saved run"),
+    "finetune": Command("turnout.cli.finetune", "go on from a model, on a task or on other text"),
+    "distill": Command("turnout.cli.distill", "train a student on what a teacher says"),
     "compare": Command(
         "turnout.cli.compare", "a sparse model against its dense twin: how much sooner"
     ),

@@ -64,7 +64,7 @@ def _run(arguments: Sequence[str], launch: Launch) -> int:
         from turnout.parallel.launch import remember
 
         remember(folder)
-    return _train(config, Run(launch, plan, folder, None, options.hook))
+    return train(config, Run(launch, plan, folder, None, options.hook))
 
 
 def _again(launch: Launch) -> Path | None:
@@ -83,11 +83,11 @@ def _go_on(config: RunConfig, run: "Run") -> int:
 
     assert run.folder is not None
     if not folders.saved_steps(run.folder):
-        return _train(config, run)
+        return train(config, run)
     checkpoint = folders.latest(run.folder)
     if run.launch.first:
         print(f"restarted: going on from {checkpoint}", file=sys.stderr)
-    return _train(saved_config(checkpoint), replace(run, checkpoint=checkpoint))
+    return train(saved_config(checkpoint), replace(run, checkpoint=checkpoint))
 
 
 def describe(config: RunConfig) -> str:
@@ -169,7 +169,7 @@ def _resume(options: argparse.Namespace, dotted: dict[str, str], launch: Launch)
         return 0
     trust(options.trust)
     checkpoint = folders.latest(folder)
-    return _train(config, Run(launch, plan, _run_of(checkpoint, folder), checkpoint, options.hook))
+    return train(config, Run(launch, plan, _run_of(checkpoint, folder), checkpoint, options.hook))
 
 
 def _run_of(checkpoint: Path, given: Path) -> Path:
@@ -217,7 +217,8 @@ class Run:
     trackers: Sequence[str]
 
 
-def _train(config: RunConfig, run: Run) -> int:
+def train(config: RunConfig, run: Run) -> int:
+    """Trains as configured, says how well it went, and returns the exit code."""
     with _joining(config, run) as connect:
         return _trained(config, run, connect)
 

@@ -1,6 +1,6 @@
 """Which losses a run has, and with which coefficients."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from turnout.config.errors import check_words, not_negative
@@ -44,3 +44,7 @@ class LossConfig:
         check_words(self, "losses")
         for name in ("balance", "router_z", "importance", "load", "entropy", "head_z"):
             not_negative(f"losses.{name}", getattr(self, name))
+
+    def without_router(self) -> "LossConfig":
+        """The same without the terms that need a router."""
+        return replace(self, balance=0.0, router_z=0.0, importance=0.0, load=0.0, entropy=0.0)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from turnout.config.distillation import DistillationConfig
 from turnout.config.errors import ConfigError, check_words, not_negative, require
 from turnout.config.guards import AlarmConfig, GuardConfig
 from turnout.config.losses import LossConfig
@@ -18,6 +19,7 @@ from turnout.config.optimizers import AdamWConfig, OptimizerConfig
 from turnout.config.parallel import ParallelPlan, divisors
 from turnout.config.routers.base import labels_read
 from turnout.config.schedules import Cosine, ScheduleConfig
+from turnout.config.start import StartConfig
 from turnout.config.tokenizers import BytesConfig, TokenizerConfig
 
 
@@ -65,6 +67,8 @@ class TrainConfig:
     decay, which evaluation and generation use. ``recompute`` computes the activations of a block
     again in the backward pass; ``compile`` compiles each block. With ``save_in_background`` the
     training goes on as soon as what is to be saved is copied, and a thread writes.
+    ``trained`` names the weights that change (``train.trained``); the others stay as they are, bit
+    for bit. ``patience`` above 0 ends a run after that many evaluations without a better one.
     """
 
     steps: int = 1000
@@ -82,6 +86,8 @@ class TrainConfig:
     compile: bool = False
     average: float = 0.0
     expert_gradient: Literal["full", "inverse_sqrt"] = "full"
+    trained: tuple[str, ...] = ("all",)
+    patience: int = 0
 
     def __post_init__(self) -> None:
         check_words(self, "train")
@@ -91,6 +97,8 @@ class TrainConfig:
         require(0 <= self.threads <= 1024, "train.threads", self.threads, "in 0 .. 1024")
         require(0 <= self.seed < 2**63, "train.seed", self.seed, "in 0 .. 2^63 - 1")
         not_negative("train.clip_norm", self.clip_norm)
+        require(bool(self.trained), "train.trained", [], "at least one word or pattern")
+        require(self.patience >= 0, "train.patience", self.patience, "at least 0; 0 never stops")
         require(0 <= self.average < 1, "train.average", self.average, "in [0, 1); 0 keeps none")
         require(
             self.batch_rows % self.micro_batches == 0,
@@ -112,6 +120,8 @@ class RunConfig:
     objective: ObjectiveConfig = field(default_factory=CausalConfig)
     losses: LossConfig = field(default_factory=LossConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    start: StartConfig = field(default_factory=StartConfig)
+    distillation: DistillationConfig | None = None
     optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
     schedule: ScheduleConfig = field(default_factory=Cosine)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -131,6 +141,12 @@ class RunConfig:
         )
         for path, objective in self.objectives().items():
             _check_objective(path, self.model, objective)
+        require(
+            self.distillation is None or self.distillation.soft < 1 or self.losses.head_z == 0,
+            "losses.head_z",
+            self.losses.head_z,
+            "0 with distillation.soft = 1, which leaves nothing to the text's own loss",
+        )
         _check_groups(self.model, self.train)
         _check_labels(self.model, self.data)
 

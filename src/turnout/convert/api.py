@@ -1,6 +1,7 @@
 """``turnout.load`` and ``turnout.save``."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from turnout.config.errors import ConfigError, UserError
 from turnout.config.model import EncoderDecoderConfig
 from turnout.config.objective import CausalConfig, SpanConfig
 from turnout.config.train import RunConfig
-from turnout.convert.conversion import SHARD, arriving, to_foreign
+from turnout.convert.conversion import SHARD, arriving, run_of, to_foreign
 from turnout.convert.families.base import Layout
 from turnout.convert.folder import is_foreign, open_foreign
 from turnout.convert.hub import located
@@ -26,6 +27,23 @@ from turnout.convert.source import Held
 from turnout.models.base import Model
 
 Format = Literal["turnout", "huggingface"]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A model that is stored.
+
+    Attributes:
+        folder: where.
+        run: its configuration; of a Hugging Face folder that of its model and its tokenizer.
+        tensors: our names and tensors, read one by one, once.
+        step: the folder of the step, of a run's.
+    """
+
+    folder: Path
+    run: RunConfig
+    tensors: Iterator[tuple[str, Tensor]]
+    step: Path | None
 
 
 def load(
@@ -47,19 +65,28 @@ def load(
         UserError: one line: what is missing, damaged, left over, not to be fetched, or not known to
             this version; nothing to imitate.
     """
+    opened = contents(path, imitate)
+    model = models.build(opened.run.model, dtype=dtype)
+    _fill(model, opened.tensors, opened.folder)
+    return model.eval()
+
+
+def contents(path: str | Path, imitate: str | None = None) -> Contents:
+    """What ``load`` fills a model from.
+
+    Raises:
+        UserError: as ``load``.
+    """
     folder = located(path)
     if is_foreign(folder):
         foreign = open_foreign(folder)
         mapped = map_foreign(foreign, imitate)
-        model = models.build(mapped.config, dtype=dtype)
-        _fill(model, natives(foreign, mapped), folder)
-    elif imitate is not None:
+        return Contents(folder, run_of(foreign, mapped)[0], natives(foreign, mapped), None)
+    if imitate is not None:
         raise UserError(f"imitate = {imitate!r}: goes with a Hugging Face folder; {folder} is none")
-    else:
-        native = open_native(folder)
-        model = models.build(native.config, dtype=dtype)
-        _fill(model, ((name, native.read(name)) for name in native.names), folder)
-    return model.eval()
+    native = open_native(folder)
+    tensors = ((name, native.read(name)) for name in native.names)
+    return Contents(folder, native.run, tensors, native.folder)
 
 
 def save(

@@ -75,7 +75,7 @@ def to_native(
         for each in mapped.bound
         for name in each.native
     ]
-    config, notes = _run(foreign, mapped)
+    config, notes = run_of(foreign, mapped)
     with arriving(target) as place:
         step = folders.step_folder(place, 0)
         meta: dict[str, Any] = {"step": 0, "tokens": 0, "config": io.to_dict(config)}
@@ -182,7 +182,8 @@ def arriving(target: Path) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _run(foreign: Foreign, mapped: Mapped) -> tuple[RunConfig, tuple[str, ...]]:
+def run_of(foreign: Foreign, mapped: Mapped) -> tuple[RunConfig, tuple[str, ...]]:
+    """A run of the model with the tokenizer of its folder; what could not be taken along."""
     encoder = isinstance(mapped.config, EncoderDecoderConfig)
     config = RunConfig(mapped.config, SpanConfig() if encoder else CausalConfig())
     kinds = (("tokenizer.json", TokenizerJsonConfig), ("spiece.model", SentencePieceConfig))

@@ -94,7 +94,7 @@ class Head:
         """
         left, right, wanted = one.flatten(0, 1), other.flatten(0, 1), mask.flatten()
         total = torch.zeros((), dtype=torch.float32, device=one.device)
-        for part in _chunks(left.shape[0], self.weight.shape[0]):
+        for part in chunks(left.shape[0], self.weight.shape[0]):
             apart = checkpoint(self._apart, left[part], right[part], use_reentrant=False)
             total = total + torch.where(wanted[part], apart, 0.0).sum()
         return total
@@ -111,7 +111,7 @@ class Head:
         rows, wanted = hidden.flatten(0, 1), targets.flatten()
         parts = [
             F.cross_entropy(self.logits(rows[part]), wanted[part], reduction="none")
-            for part in _chunks(rows.shape[0], self.weight.shape[0])
+            for part in chunks(rows.shape[0], self.weight.shape[0])
         ]
         return torch.cat([rows.new_zeros(0, dtype=torch.float32), *parts]).view_as(targets)
 
@@ -136,7 +136,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         of_rows, of_weight = (wanted and needed for needed in ctx.needs_input_grad[:2])
         rows_grad = torch.empty_like(rows) if of_rows else None
         weight_grad = torch.zeros_like(weight) if of_weight else None
-        for part in _chunks(rows.shape[0], weight.shape[0]):
+        for part in chunks(rows.shape[0], weight.shape[0]):
             chunk = _Chunk(rows[part], targets[part], mask[part])
             sums, grad = chunk.cross_entropy(cast, z_weight, of_rows or of_weight)
             nats, squares = nats + sums[0], squares + sums[1]
@@ -185,8 +185,9 @@ class _Chunk:
         return (nats, squares), grad.masked_fill_(~kept, 0.0).to(self.rows.dtype)
 
 
-def _chunks(tokens: int, vocabulary: int) -> list[slice]:
-    """Of about the same size: a size of its own would be a kernel of its own."""
+def chunks(tokens: int, vocabulary: int) -> list[slice]:
+    """Tokens whose logits are in memory at a time. Of about the same size: a size of its own would
+    be a kernel of its own."""
     most = max(1, CHUNK_ELEMENTS // vocabulary)
     size = -(-tokens // max(1, -(-tokens // most)))
     return [slice(start, min(start + size, tokens)) for start in range(0, tokens, max(1, size))]

@@ -2,13 +2,14 @@
 
 from turnout.config.losses import LossConfig
 from turnout.config.model import ModelConfig
-from turnout.objectives.language import LanguageObjective
+from turnout.objectives.language import LanguageObjective, Lesson
 from turnout.objectives.report import LossReport, Terms
 from turnout.objectives.scopes import StepSums
 from turnout.objectives.totals import StackTotals, Totals
 
 __all__ = [
     "LanguageObjective",
+    "Lesson",
     "LossReport",
     "StackTotals",
     "StepSums",
@@ -18,6 +19,12 @@ __all__ = [
 ]
 
 
-def build(losses: LossConfig, model: ModelConfig) -> LanguageObjective:
-    """The objective of a run, for causal language modelling and span corruption alike."""
-    return LanguageObjective(losses, model)
+def build(
+    losses: LossConfig, model: ModelConfig, lesson: Lesson | None = None
+) -> LanguageObjective:
+    """The objective of a run, for causal language modelling and span corruption alike.
+
+    Args:
+        lesson: what a teacher adds to it.
+    """
+    return LanguageObjective(losses, model, lesson=lesson)

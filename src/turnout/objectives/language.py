@@ -4,6 +4,7 @@ Causal language modelling and span corruption differ in their batches alone.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import final
 
@@ -29,9 +30,23 @@ from turnout.moe.stats import LayerStats
 from turnout.objectives.report import LossReport, Terms
 from turnout.objectives.router_terms import build_router_term
 from turnout.objectives.scopes import Phi, StepSums, linearised, whole
+from turnout.objectives.soft_targets import Teacher, soft_loss
 from turnout.objectives.totals import Totals
 
 Across = Callable[[LossSums], LossSums]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A teacher, and its share of the loss of a target, until a share of the run is done."""
+
+    teacher: Teacher
+    soft: float
+    until: float
+
+    def given(self, model: Model, batch: Batch) -> bool:
+        """Whether the teacher takes part; in evaluation it always does."""
+        return not model.training or batch.progress < self.until
 
 
 @final
@@ -39,17 +54,22 @@ class LanguageObjective:
     """Owns the loss weights; nothing else in the system knows them."""
 
     def __init__(
-        self, losses: LossConfig, model: ModelConfig, across: Across = lambda sums: sums
+        self,
+        losses: LossConfig,
+        model: ModelConfig,
+        across: Across = lambda sums: sums,
+        lesson: Lesson | None = None,
     ) -> None:
         self.losses = losses
         self.across = across
         self.moe = model.moe
+        self.lesson = lesson
         self._model = model
         self._own = build_router_term(model)
 
     def with_losses(self, losses: LossConfig) -> "LanguageObjective":
         """The same objective with other coefficients."""
-        return LanguageObjective(losses, self._model, self.across)
+        return LanguageObjective(losses, self._model, self.across, self.lesson)
 
     def over(self, across: Across) -> "LanguageObjective":
         """The same objective for ranks that each see some of a step's rows.
@@ -57,7 +77,7 @@ class LanguageObjective:
         Args:
             across: adds one row of detached sums over the ranks; called by all of them alike.
         """
-        return LanguageObjective(self.losses, self._model, across)
+        return LanguageObjective(self.losses, self._model, across, self.lesson)
 
     def totals(self, batches: Sequence[Batch]) -> Totals:
         """Counts what divides the terms, over all micro-batches of a step."""
@@ -108,16 +128,22 @@ class LanguageObjective:
             ValueError: a batch-wide term of several micro-batches without ``sums``.
         """
         output = model(batch, routing=self._own.needs_routing)
-        own = self._own(model, batch, output, partial(self._language, batch))
+        taught = self.lesson is not None and self.lesson.given(model, batch)
+        hard = 1.0 - self.lesson.soft if self.lesson is not None and taught else 1.0
+        own = self._own(model, batch, output, partial(self._language, batch, hard))
         targets = max(totals.targets, 1)
         terms = Terms(
             language=own.loss.nats / targets,
             head_z=own.loss.z / targets,
             router_own=own.value / targets,
+            soft=self._soft(batch, output, taught) / targets,
             **self.layer_terms(output.layers, totals, sums),
         )
+        language = hard * own.loss.total / targets
+        if taught and self.lesson is not None:
+            language = language + self.lesson.soft * terms.soft
         return LossReport(
-            total=self._weighted(own.loss.total / targets, terms),
+            total=self._weighted(language, terms),
             terms=_pytree.tree_map(torch.Tensor.detach, terms),
             layers=_pytree.tree_map(torch.Tensor.detach, output.layers),
         )
@@ -131,10 +157,17 @@ class LanguageObjective:
         found = StepSums.collect(parts)
         return StepSums(tuple(map(self.across, found.layers)))
 
-    def _language(self, batch: Batch, output: ModelOutput) -> HeadLoss:
+    def _language(self, batch: Batch, hard: float, output: ModelOutput) -> HeadLoss:
+        """Its total is multiplied by ``hard``, which is not meant for the z term."""
+        z_weight = self.losses.head_z / hard if hard else 0.0
         return output.head.cross_entropy(
-            output.hidden, batch.targets, batch.target_mask, z_weight=self.losses.head_z
+            output.hidden, batch.targets, batch.target_mask, z_weight=z_weight
         )
+
+    def _soft(self, batch: Batch, output: ModelOutput, taught: bool) -> Float[Tensor, ""]:
+        if self.lesson is None or not taught:
+            return torch.zeros(())
+        return soft_loss(output, batch, self.lesson.teacher)
 
     def _weighted(self, total: Float[Tensor, ""], terms: Terms) -> Float[Tensor, ""]:
         """``total`` of the language, with the other terms."""

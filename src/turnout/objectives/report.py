@@ -26,6 +26,7 @@ class Terms:
             nothing, or the consistency of two passes, nats a target. Its coefficient is the
             router's.
         head_z: squared log-sum-exp of the output logits, a target.
+        soft: divergence from a teacher, nats a target; 0 without one.
     """
 
     language: Float[Tensor, ""]
@@ -36,6 +37,7 @@ class Terms:
     entropy: Float[Tensor, ""]
     router_own: Float[Tensor, ""]
     head_z: Float[Tensor, ""]
+    soft: Float[Tensor, ""]
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ def run_header(session: Session) -> tuple[str, ...]:
         f"model      {config.model.kind}: {config.model.num_params():,} parameters, "
         f"{config.model.num_active_params():,} active a token",
         f"data       {session.data.summary.text()}",
+        *_start_lines(session),
         f"losses     {loss_line(config.losses, model)}",
         *_sparse_lines(session),
         f"optimiser  {optimizer.kind}, learning rate {optimizer.learning_rate:g} (router x "
@@ -40,6 +41,28 @@ def run_header(session: Session) -> tuple[str, ...]:
         *_rank_lines(session),
         *_watch_lines(config),
     )
+
+
+def _start_lines(session: Session) -> tuple[str, ...]:
+    """Where the weights come from, and which of them train, where that is not all of them."""
+    begun, trained, model = session.begun, session.trained, session.state.model
+    found: tuple[str, ...] = (f"start      {begun.line}",) if begun.path else ()
+    asked = session.config.distillation
+    if asked is not None:
+        until = f", until {asked.until:.0%} of the run" if asked.until < 1 else ""
+        kept = f", its {asked.top} most probable tokens from the cache" if asked.top else ""
+        found += (
+            f"teacher    {asked.teacher}: {asked.soft:g} of the language loss at temperature "
+            f"{asked.temperature:g}{until}{kept}",
+        )
+    rows = trained.rows(model)
+    if all(trains == size for _, size, trains in rows):
+        return found
+    parts = (
+        f"{part} {trains:,} of {size:,}" if trains else f"{part} OFF (frozen)"
+        for part, size, trains in rows
+    )
+    return (*found, f"trained    {', '.join(session.config.train.trained)}: {'; '.join(parts)}")
 
 
 def _rank_lines(session: Session) -> tuple[str, ...]:

@@ -12,9 +12,11 @@ from turnout import objectives
 from turnout.checkpoint import folders
 from turnout.checkpoint.read import load_meta
 from turnout.config import io
-from turnout.config.errors import UserError
+from turnout.config.errors import ConfigError, UserError
 from turnout.config.layout import over_ranks
 from turnout.config.train import RunConfig
+from turnout.convert.folder import is_foreign
+from turnout.convert.hub import located
 from turnout.data import pipeline
 from turnout.data.pipeline import Data
 from turnout.data.progress import Progress
@@ -27,8 +29,19 @@ from turnout.objectives import LanguageObjective
 from turnout.train.hash_tables import fill_hash_tables
 from turnout.train.precision import compute_dtype
 from turnout.train.ranks import Alone, Ranks, same
+from turnout.train.start import Begun, begin
 from turnout.train.state import TrainState, load_model, resume
+from turnout.train.teacher import open_lesson
+from turnout.train.trained import (
+    Trained,
+    choose_trained,
+    measured_loads,
+    resolve_top,
+    wants_loads,
+)
 from turnout.train.zero_gradient import check_coefficients
+
+LOAD_STEPS = 8  # steps whose batches say which experts are used most
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,11 @@ class Session:
     """A run, ready to train: its parts, and why its dtype and its product are what they are.
 
     ``config`` names the product that ``auto`` chose, so that a checkpoint does and a resumed run
-    computes as the first one did.
+    computes as the first one did; and the experts that ``experts:top25%`` came to mean.
+
+    Attributes:
+        begun: where the weights of a new run came from.
+        trained: which of them change.
     """
 
     config: RunConfig
@@ -46,6 +63,8 @@ class Session:
     dtype: torch.dtype
     dtype_reason: str
     product_reason: str
+    begun: Begun
+    trained: Trained
 
 
 def open_session(
@@ -66,24 +85,29 @@ def open_session(
     """
     set_threads(config)
     checkpoint = None if checkpoint is None else folders.latest(checkpoint)
-    tokenizer = None if checkpoint is None else load_tokenizer(checkpoint, config)
-    data = pipeline.build(config, tokenizer, progress)
+    data = pipeline.build(config, _earlier_tokenizer(config, checkpoint), progress)
     if checkpoint is not None:
         _same_text(data, checkpoint)
     config, product_reason = with_product(config, data)
     model, dtype, reason = _built(config)
+    begun = Begun()
     if checkpoint is None:
         model.init_weights(config.train.seed)
         fill_hash_tables(model, data)
-    objective = objectives.build(config.losses, config.model)
+        begun = begin(model, config.start)
+        config = _with_top(config, model, data)
+    trained = _trained(config, model)
+    lesson = open_lesson(config, data, dtype, load_tokenizer)
+    objective = objectives.build(config.losses, config.model, lesson)
     ranks = connect()
     over_ranks(config, ranks.size)
     if ranks.size > 1:
+        _refuse_part(config, trained, model)
         same(ranks.messages, _found_here(config, data, dtype))
         _check_first(config, model, objective, data, checkpoint)
         objective = objective.over(ranks.whole_sums)
         ranks.lay_out(model)
-    state = TrainState.fresh(config, model, ranks)
+    state = TrainState.fresh(config, model, ranks, trained.still)
     if config.train.compile:
         compile_blocks(model)
     if checkpoint is not None:
@@ -93,7 +117,43 @@ def open_session(
             raise UserError(
                 f"{checkpoint}: not written by this version of Turnout ({error!r})"
             ) from error
-    return Session(config, data, state, objective, dtype, reason, product_reason)
+    return Session(config, data, state, objective, dtype, reason, product_reason, begun, trained)
+
+
+def _earlier_tokenizer(config: RunConfig, checkpoint: Path | None) -> Tokenizer | None:
+    """That of the checkpoint, or of the run that the weights are taken from."""
+    if checkpoint is not None:
+        return load_tokenizer(checkpoint, config)
+    start = config.start.path and located(config.start.path)
+    return load_tokenizer(start, config) if start and not is_foreign(start) else None
+
+
+def _with_top(config: RunConfig, model: Model, data: Data) -> RunConfig:
+    """``experts:top25%`` as the experts that the first steps' batches load most."""
+    words = config.train.trained
+    if not wants_loads(words):
+        return config
+    batches = [batch for step in range(LOAD_STEPS) for batch in data.micro_batches(step)]
+    resolved = resolve_top(model, words, measured_loads(model, batches))
+    return replace(config, train=replace(config.train, trained=resolved))
+
+
+def _trained(config: RunConfig, model: Model) -> Trained:
+    trained = choose_trained(model, config.train.trained)
+    decay = getattr(config.optimizer, "weight_decay", 0.0)
+    if trained.still and decay:
+        raise ConfigError(
+            "optimizer.weight_decay", decay, "0 where only some experts of a stack train"
+        )
+    return trained
+
+
+def _refuse_part(config: RunConfig, trained: Trained, model: Model) -> None:
+    """Raises ConfigError where not all weights train: no layout of ranks has been shown to."""
+    if trained.still or len(trained.names) < len(dict(model.named_parameters())):
+        raise ConfigError(
+            "train.trained", list(config.train.trained), "['all'] on several ranks", "start one"
+        )
 
 
 def _found_here(config: RunConfig, data: Data, dtype: torch.dtype) -> dict[str, str]:

@@ -39,6 +39,7 @@ class TrainState:
         average: the moving average of the weights, where the run keeps one.
         control: what the loop decides by.
         ranks: the processes that hold all this together.
+        still: experts of a stack that do not train, by parameter, where others do.
     """
 
     model: Model
@@ -49,15 +50,21 @@ class TrainState:
     average: Average | None = None
     control: Control = field(default_factory=Control)
     ranks: Ranks = field(default_factory=Alone)
+    still: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @staticmethod
-    def fresh(run: RunConfig, model: Model, ranks: Ranks | None = None) -> "TrainState":
+    def fresh(
+        run: RunConfig,
+        model: Model,
+        ranks: Ranks | None = None,
+        still: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> "TrainState":
         """At step 0; ``model`` already has its first weights, laid over ``ranks``."""
         ranks = Alone() if ranks is None else ranks
         weights = ranks.weights(model)
         average = start_average(weights) if run.train.average > 0 else None
         optimizer = build_optimizer(run.optimizer, Held(weights), ranks.whole)
-        return TrainState(model, optimizer, average=average, ranks=ranks)
+        return TrainState(model, optimizer, average=average, ranks=ranks, still=still or {})
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:

@@ -24,6 +24,7 @@ from turnout.train.ranks import Ranks
 from turnout.train.report import StepReport, layer_reports
 from turnout.train.schedules import factor
 from turnout.train.state import TrainState
+from turnout.train.trained import hold_still
 
 CLIP_EPSILON = 1e-6  # what clip_grads_with_norm_ adds to the norm
 
@@ -50,6 +51,7 @@ def optimiser_step(
         counts = Counts.of(ranks.add(Counts.numbers(objective, batches)), len(batches))
     reports = _backward(state, objective, batches, run.train.seed, counts)
     _scale_experts(state.model, run)
+    hold_still(state.model, state.still)
     ranks.settle(state.model)
     terms, total = added_terms(ranks, reports)
     layers = ranks.add_layers([report.layers for report in reports])

@@ -99,7 +99,7 @@ class Trainer:
                 hook.on_start(start)
             with stop_requests(self.ranks.request) as request:
                 evaluation = self._steps(last, validation, request)
-            finished = self.state.step >= self.config.train.steps
+            finished = self.state.step >= self.config.train.steps or self._out_of_patience()
         finally:
             # Whatever went wrong may have left this rank alone: it asks nobody.
             end = End(self.state.step, finished, self._newest())
@@ -112,7 +112,7 @@ class Trainer:
         evaluation = None
         if state.step < last:
             self._save()  # a run can always go back to its start, and a full disk shows at once
-        while state.step < last:
+        while state.step < last and not self._out_of_patience():
             batches, counts = self._turn(request)
             report = self._step(batches, counts)
             evaluation = None
@@ -205,11 +205,20 @@ class Trainer:
         state = self.state
         if state.control.skipped:
             return state.step == last
+        if self._out_of_patience():
+            return True
         best = state.control.best
         if evaluation is not None and (best is None or evaluation.loss < best.loss):
             state.control = replace(state.control, best=Best(state.step, evaluation.loss))
             return True
         return state.step == last or state.step % self.config.train.save_every == 0
+
+    def _out_of_patience(self) -> bool:
+        """Whether the evaluations have not become better for too long."""
+        train, best = self.config.train, self.state.control.best
+        if not train.patience or best is None:
+            return False
+        return self.state.step - best.step >= train.patience * train.eval_every
 
     def _save(self) -> bool:
         """Save unless this step is saved already; False if the weights are not fit to be."""

@@ -58,7 +58,7 @@ def dense_twin(config: RunConfig) -> RunConfig:
     """
     if config.model.moe is None:
         raise UserError(f"the model of {config.preset} is dense already: leave out --dense")
-    losses = replace(config.losses, balance=0.0, router_z=0.0, importance=0.0, load=0.0)
+    losses = config.losses.without_router()
     return replace(
         config, model=config.model.dense_twin(), losses=losses, out=f"{config.out}-dense"
     )

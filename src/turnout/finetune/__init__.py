@@ -1,0 +1,1 @@
+"""What fine-tuning did: whether it overfitted, and how far the routing went."""
