@@ -172,7 +172,7 @@ def test_every_micro_batch_of_a_step_has_its_own_dropout(
     assert seeded == [(tiny_run.train.seed, step, part) for step in (0, 1) for part in (0, 1)]
 
 
-def test_frozen_routers_are_said_to_be_off_and_are_no_error(tiny_run: RunConfig) -> None:
+def test_frozen_routers_are_said_to_be_frozen_and_are_no_error(tiny_run: RunConfig) -> None:
     session = open_session(replace(tiny_run, losses=replace(tiny_run.losses, load=0.1)))
     assert "balance 0.01, router_z 0.001, importance OFF, load 0.1" in "\n".join(
         run_header(session)
@@ -180,9 +180,9 @@ def test_frozen_routers_are_said_to_be_off_and_are_no_error(tiny_run: RunConfig)
     for layer in session.state.model.sparse_layers().values():
         layer.router.requires_grad_(False)
     header = "\n".join(run_header(session))
-    assert (
-        "balance OFF (frozen), router_z OFF (frozen), importance OFF, load OFF (frozen)" in header
-    )
+    frozen = "(the router is frozen)"
+    expected = f"balance 0.01 {frozen}, router_z 0.001 {frozen}, importance OFF, load 0.1 {frozen}"
+    assert expected in header
     _trainer(session, None).run(1)
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 from turnout.config.distillation import DistillationConfig
 from turnout.config.errors import ConfigError, check_words, not_negative, require
 from turnout.config.guards import AlarmConfig, GuardConfig
+from turnout.config.lora import LoraConfig
 from turnout.config.losses import LossConfig
 from turnout.config.mixture import MixtureConfig
 from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig, ModelConfig
@@ -114,7 +115,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All that a run is, resolved; printed by ``--dry-run`` and kept in every checkpoint."""
+    """All that a run is, resolved; printed by ``--dry-run`` and kept in every checkpoint.
+
+    With ``lora`` adapters train and nothing else.
+    """
 
     model: ModelConfig
     objective: ObjectiveConfig = field(default_factory=CausalConfig)
@@ -128,6 +132,7 @@ class RunConfig:
     guards: GuardConfig = field(default_factory=GuardConfig)
     alarms: AlarmConfig = field(default_factory=AlarmConfig)
     parallel: ParallelPlan = field(default_factory=ParallelPlan)
+    lora: LoraConfig | None = None
     out: str = "runs/{preset}"
     preset: str = "custom"
 
@@ -146,6 +151,13 @@ class RunConfig:
             "losses.head_z",
             self.losses.head_z,
             "0 with distillation.soft = 1, which leaves nothing to the text's own loss",
+        )
+        require(
+            self.lora is None or self.train.trained == ("all",),
+            "train.trained",
+            list(self.train.trained),
+            "left out with lora, whose adapters alone train",
+            "choose what they are put on by lora.targets",
         )
         _check_groups(self.model, self.train)
         _check_labels(self.model, self.data)

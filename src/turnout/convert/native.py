@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -23,6 +24,7 @@ from turnout.checkpoint.write import write_index
 from turnout.config import io
 from turnout.config.train import RunConfig
 from turnout.convert.source import Source
+from turnout.models.adapters import MARK, delta
 
 MODEL, AVERAGE = "model.", "average."
 CARRIED = "huggingface"  # in a run's folder: the files of the checkpoint that it came from
@@ -31,14 +33,15 @@ CARRIED = "huggingface"  # in a run's folder: the files of the checkpoint that i
 @final
 class Native(Source):
     """A checkpoint of a run, each file's SHA-256 checked, no tensor read; the moving averages where
-    the run keeps them.
+    the run keeps them, and adapters merged unless ``merge`` is False: then it is what they stand
+    beside.
 
     Attributes:
         folder: of the step.
         run: the whole configuration.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, *, merge: bool = True) -> None:
         folder = reader.folder
         self.folder = folder
         self.run: RunConfig = io.from_dict(RunConfig, reader.index.meta["config"])
@@ -46,33 +49,55 @@ class Native(Source):
         above = folder.parent.parent if folder.parent.name == "checkpoints" else folder
         self.carried = above / CARRIED
         self._reader = reader
+        self._merge = merge
 
     @property
     def names(self) -> list[str]:
-        stored = self._reader.index.tensors
-        return [name.removeprefix(MODEL) for name in stored if name.startswith(MODEL)]
+        return [name for name in self._all if not self._is_adapter(name)]
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names of what the run trains beside its matrices, ``MATRIX_lora.a`` and the like."""
+        return [name for name in self._all if self._is_adapter(name)]
 
     def planned(self, name: str) -> Planned:
         entry = self._reader.index.tensors[self._stored(name)]
         return Planned(name, named_dtype(entry.dtype), entry.shape)
 
     def read(self, name: str) -> Tensor:
-        return self._reader.tensor(self._stored(name))
+        found = self._reader.tensor(self._stored(name))
+        parts = [f"{name}{MARK}.{part}" for part in ("a", "b")]
+        if not self._merge or self.run.lora is None or parts[0] not in self._all:
+            return found
+        a, b = (self._reader.tensor(self._stored(part)) for part in parts)
+        scale = self.run.lora.alpha / self.run.lora.rank
+        return (found.float() + delta(a, b, scale)).to(found.dtype)
+
+    @cached_property
+    def _all(self) -> list[str]:
+        stored = self._reader.index.tensors
+        return [name.removeprefix(MODEL) for name in stored if name.startswith(MODEL)]
+
+    def _is_adapter(self, name: str) -> bool:
+        return self.run.lora is not None and name.split(".")[-2].endswith(MARK)
 
     def _stored(self, name: str) -> str:
         average = AVERAGE + name
         return average if average in self._reader.index.tensors else MODEL + name
 
 
-def open_native(run: Path) -> Native:
+def open_native(run: Path, *, merge: bool = True) -> Native:
     """The newest checkpoint of a run's folder, or a step's own folder.
+
+    Args:
+        merge: adapters into their matrices.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
     reader = Reader(folders.latest(run))
     reader.check()
-    return Native(reader)
+    return Native(reader, merge=merge)
 
 
 def write_native(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from turnout.checkpoint.stream import Planned
 from turnout.config.model import ModelConfig
+from turnout.models.adapters import merged
 from turnout.models.base import Model
 
 
@@ -38,12 +39,12 @@ class Source(ABC):
 
 @final
 class Held(Source):
-    """A model in memory."""
+    """A model in memory, its adapters merged."""
 
     def __init__(self, model: Model) -> None:
         self.config = model.config
         self.carried = None
-        self._tensors: dict[str, Tensor] = model.state_dict()
+        self._tensors: dict[str, Tensor] = merged(model).state_dict()
 
     @property
     def names(self) -> list[str]:

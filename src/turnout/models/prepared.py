@@ -7,6 +7,7 @@ from functools import singledispatch
 import torch
 from torch import Tensor, nn
 
+from turnout.models.adapters import carried, merged
 from turnout.models.base import Model
 from turnout.moe.experts import Experts, LinearExperts
 from turnout.moe.packed import PackedExperts
@@ -38,12 +39,16 @@ def prepared(model: Model, *, pack: bool = True) -> Model:
     tokens take half the time, and roundings differ. Packing takes about as long as 50 such passes.
     Norms, position biases and routers, which are float32 inside, share the weights of ``model``.
 
+    Adapters are merged first, in a copy of the model.
+
     The result is to be read from alone, and for logits: it has no gradients, and does not follow
     when ``model`` is trained on. Where nothing is left to do it is ``model`` itself.
 
     Memory: that of the weights once more, in compute dtype; nothing in float32 unless packed.
     """
     aim = Aim(model.dtype, pack)
+    if any(carried(model)) and (pack or model.dtype != torch.float32):
+        model = merged(model)
     ready = _ready(model, aim)
     weight = model.embedding.weight
     shared_head = model.head is None and model.packed_embedding is None and aim.packs(weight)

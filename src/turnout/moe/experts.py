@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.moe import ProductName
+from turnout.moe.adapter import StackedAdapter, adapted
 from turnout.moe.products import grouped_product
 from turnout.nn.activations import activate
 from turnout.nn.feed_forward import apply_hidden_bias, init_network
@@ -49,6 +50,9 @@ class Experts(ExpertStack):
 
     Weights are stacked [E, D, F] and [E, F, D], float32, and cast to the dtype of the rows.
     ``dropout`` is the paper's expert dropout: on the hidden activation (Switch section 2.4).
+
+    Attributes:
+        w_in_lora, w_gate_lora, w_out_lora: what ``models.adapters`` puts beside the matrices.
     """
 
     def __init__(
@@ -78,6 +82,9 @@ class Experts(ExpertStack):
         self.hidden_bias = _parameter(
             (num_experts, config.d_ff) if config.hidden_bias != "none" else None
         )
+        self.w_in_lora: StackedAdapter | None = None
+        self.w_gate_lora: StackedAdapter | None = None
+        self.w_out_lora: StackedAdapter | None = None
 
     def init_weights(
         self, generator: torch.Generator | None = None, *, std: float | None = None
@@ -94,12 +101,16 @@ class Experts(ExpertStack):
         x_gate = None
         if self.w_gate is not None:
             x_gate = self._project(rows, self.w_gate, self.b_gate, offsets, of_row)
+            x_gate = adapted(x_gate, rows, offsets, self.w_gate_lora)
         x_in = self._project(rows, self.w_in, self.b_in, offsets, of_row)
+        x_in = adapted(x_in, rows, offsets, self.w_in_lora)
         hidden = activate(self.config.activation, x_in, x_gate)
         if self.hidden_bias is not None:
             bias = self.hidden_bias.to(rows.dtype).index_select(0, of_row)
             hidden = apply_hidden_bias(hidden, bias, self.config)
-        return self._project(self.dropout(hidden), self.w_out, self.b_out, offsets, of_row)
+        hidden = self.dropout(hidden)
+        y = self._project(hidden, self.w_out, self.b_out, offsets, of_row)
+        return adapted(y, hidden, offsets, self.w_out_lora)
 
     def _project(
         self,
@@ -121,6 +132,9 @@ class LinearExperts(ExpertStack):
     Transformers, 2101.03961, figure 10).
 
     ``weight`` is [E, D, O], float32, and cast to the dtype of the rows.
+
+    Attributes:
+        weight_lora: what ``models.adapters`` puts beside it.
     """
 
     def __init__(
@@ -137,6 +151,7 @@ class LinearExperts(ExpertStack):
         self.init_scale = init_scale
         self.product = product
         self.weight = nn.Parameter(torch.empty(num_experts, inputs, outputs))
+        self.weight_lora: StackedAdapter | None = None
 
     def init_weights(
         self, generator: torch.Generator | None = None, *, std: float | None = None
@@ -149,7 +164,8 @@ class LinearExperts(ExpertStack):
     ) -> Float[Tensor, "N O"]:
         """Applies expert e to rows ``offsets[e-1] .. offsets[e]``; rows past the last are zero
         through the product and take no part in a gradient."""
-        return grouped_product(rows, self.weight, offsets, self.product)
+        y = grouped_product(rows, self.weight, offsets, self.product)
+        return adapted(y, rows, offsets, self.weight_lora)
 
 
 def expert_of_row(rows: int, offsets: Int[Tensor, " E"]) -> Int[Tensor, " N"]:

@@ -10,7 +10,7 @@ from turnout.config.feed_forward import FeedForwardConfig
 from turnout.nn import onednn
 from turnout.nn.activations import activate
 from turnout.nn.init import matrix_normal_
-from turnout.nn.linear import linear
+from turnout.nn.linear import MatrixAdapter, adapted, linear
 
 
 @final
@@ -21,6 +21,7 @@ class FeedForward(nn.Module):
 
     Attributes:
         packed: whether matrices and biases are those of ``models.prepared``.
+        w_in_lora, w_gate_lora, w_out_lora: what ``models.adapters`` puts beside the matrices.
     """
 
     def __init__(self, d_model: int, config: FeedForwardConfig, dropout: float = 0.0) -> None:
@@ -36,6 +37,9 @@ class FeedForward(nn.Module):
         self.b_gate = _vector(hidden if config.gated else None)
         self.b_out = _vector(d_model if config.bias else None)
         self.hidden_bias = _vector(config.d_ff if config.hidden_bias != "none" else None)
+        self.w_in_lora: MatrixAdapter | None = None
+        self.w_gate_lora: MatrixAdapter | None = None
+        self.w_out_lora: MatrixAdapter | None = None
 
     def init_weights(
         self,
@@ -51,13 +55,13 @@ class FeedForward(nn.Module):
         product = onednn.packed_linear if self.packed else linear
         x_gate = None
         if self.w_gate is not None:
-            x_gate = product(x, self.w_gate, self.b_gate)
-        x_in = product(x, self.w_in, self.b_in)
+            x_gate = adapted(product(x, self.w_gate, self.b_gate), x, self.w_gate_lora)
+        x_in = adapted(product(x, self.w_in, self.b_in), x, self.w_in_lora)
         hidden = activate(self.config.activation, x_in, x_gate)
         if self.hidden_bias is not None:
             hidden = apply_hidden_bias(hidden, self.hidden_bias.to(x.dtype), self.config)
         hidden = self.dropout(hidden)
-        return product(hidden, self.w_out, self.b_out)
+        return adapted(product(hidden, self.w_out, self.b_out), hidden, self.w_out_lora)
 
 
 @runtime_checkable

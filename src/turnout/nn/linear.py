@@ -1,6 +1,6 @@
 """A linear map: float32 weights, computed in the dtype of its input.
 
-Axes: N rows, I inputs, O outputs.
+Axes: N rows, I inputs, O outputs, R rank of an adapter.
 """
 
 from typing import Any, cast, final
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from turnout.nn import onednn
+from turnout.nn.adapter import Adapter
 
 
 @final
@@ -21,11 +22,13 @@ class Linear(nn.Module):
 
     Attributes:
         packed: whether weight and bias are those of ``models.prepared``.
+        weight_lora: what ``models.adapters`` puts beside the weight.
     """
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
         super().__init__()
         self.packed = False
+        self.weight_lora: MatrixAdapter | None = None
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
 
@@ -35,7 +38,36 @@ class Linear(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
-        return (onednn.packed_linear if self.packed else linear)(x, self.weight, self.bias)
+        y = (onednn.packed_linear if self.packed else linear)(x, self.weight, self.bias)
+        return adapted(y, x, self.weight_lora)
+
+
+@final
+class MatrixAdapter(Adapter):
+    """That of a matrix [O, I]."""
+
+    def __init__(
+        self, inputs: int, outputs: int, rank: int, *, scale: float, dropout: float
+    ) -> None:
+        super().__init__((rank, inputs), (outputs, rank), scale=scale, dropout=dropout)
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
+
+    def forward(self, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
+        """What is added to the product of ``x`` with the matrix."""
+        return linear(linear(self.dropout(x), self.a) * self.scale, self.b)
+
+
+def adapted(
+    y: Float[Tensor, "*N O"], x: Float[Tensor, "*N I"], adapter: MatrixAdapter | None
+) -> Float[Tensor, "*N O"]:
+    """``y``, what a matrix made of ``x``, with what its adapter adds where it has one."""
+    if adapter is None:
+        return y
+    added: Tensor = adapter(x)
+    return y + added
 
 
 def linear(

@@ -78,6 +78,9 @@ class Question:
     def __post_init__(self) -> None:
         if not 1 <= self.ranks <= MAX_RANKS:
             raise ConfigError("devices", self.ranks, f"in 1 .. {MAX_RANKS:,}")
+        if self.config.lora is not None:
+            allowed = "none here: plans are of runs that train every weight"
+            raise ConfigError("lora", self.config.lora, allowed)
 
 
 def layouts(question: Question) -> list[Layout]:

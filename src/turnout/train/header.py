@@ -6,6 +6,7 @@ from turnout.config import io
 from turnout.config.losses import LossConfig
 from turnout.config.moe import MoEConfig
 from turnout.config.train import RunConfig
+from turnout.models.adapters import report
 from turnout.models.base import Model
 from turnout.train.session import Session
 from turnout.train.zero_gradient import ROUTER_TERMS, trainable_router
@@ -30,6 +31,7 @@ def run_header(session: Session) -> tuple[str, ...]:
         *_start_lines(session),
         f"losses     {loss_line(config.losses, model)}",
         *_sparse_lines(session),
+        *_adapter_lines(session),
         f"optimiser  {optimizer.kind}, learning rate {optimizer.learning_rate:g} (router x "
         f"{optimizer.router_rate:g}, experts x {optimizer.expert_rate:g}), schedule "
         f"{config.schedule.kind}, expert gradients {train.expert_gradient}, clipping "
@@ -56,7 +58,7 @@ def _start_lines(session: Session) -> tuple[str, ...]:
             f"{asked.temperature:g}{until}{kept}",
         )
     rows = trained.rows(model)
-    if all(trains == size for _, size, trains in rows):
+    if session.config.lora is not None or all(trains == size for _, size, trains in rows):
         return found
     parts = (
         f"{part} {trains:,} of {size:,}" if trains else f"{part} OFF (frozen)"
@@ -97,13 +99,14 @@ def loss_line(losses: LossConfig, model: Model) -> str:
     sparse = model.sparse_layers()
     still = bool(sparse) and not trainable_router(model)
     fixed = not any(list(layer.router.parameters()) for layer in sparse.values())
-    why = "the router is fixed" if fixed else "frozen"
     for name in ROUTER_TERMS:
         coefficient = getattr(losses, name)
         if coefficient and not sparse:
             parts.append(f"{name} OFF (no sparse layer)")
-        elif coefficient and still:
-            parts.append(f"{name} OFF ({why})")
+        elif coefficient and fixed:
+            parts.append(f"{name} OFF (the router is fixed)")
+        elif coefficient and still:  # it still moves what the router reads
+            parts.append(f"{name} {coefficient:g} (the router is frozen)")
         else:
             parts.append(f"{name} {coefficient:g}" if coefficient else f"{name} OFF")
     parts.append(f"head_z {losses.head_z:g}" if losses.head_z else "head_z OFF")
@@ -135,6 +138,19 @@ def _sparse_lines(session: Session) -> tuple[str, ...]:
         f"(factor {_factor(moe.train_capacity_factor)}), {_slots(session, training=False)} in "
         f"evaluation; causal {_yes(all(layer.causal for _, layer in layers))}, "
         f"batch-invariant {_yes(all(layer.batch_invariant for _, layer in layers))}",
+    )
+
+
+def _adapter_lines(session: Session) -> tuple[str, ...]:
+    """Every matrix that has an adapter; nothing else trains then."""
+    lora = session.config.lora
+    if lora is None:
+        return ()
+    first, *names = report(session.state.model).lines()
+    dropout = f"{lora.dropout:g}" if lora.dropout else "OFF"
+    return (
+        f"adapters   {first}; alpha {lora.alpha:g}, dropout {dropout}",
+        *(f"           {name}" for name in names),
     )
 
 

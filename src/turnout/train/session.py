@@ -22,6 +22,7 @@ from turnout.data.pipeline import Data
 from turnout.data.progress import Progress
 from turnout.data.tokenizers import Tokenizer
 from turnout.data.tokenizers import load as tokenizers
+from turnout.models import adapters
 from turnout.models.base import Model
 from turnout.models.build import build as build_model
 from turnout.moe.products import ProductShape, choose
@@ -96,6 +97,7 @@ def open_session(
         fill_hash_tables(model, data)
         begun = begin(model, config.start)
         config = _with_top(config, model, data)
+    _adapt(model, config)
     trained = _trained(config, model)
     lesson = open_lesson(config, data, dtype, load_tokenizer)
     objective = objectives.build(config.losses, config.model, lesson)
@@ -139,6 +141,8 @@ def _with_top(config: RunConfig, model: Model, data: Data) -> RunConfig:
 
 
 def _trained(config: RunConfig, model: Model) -> Trained:
+    if config.lora is not None:
+        return Trained.of(model)  # the adapters, whatever they are on
     trained = choose_trained(model, config.train.trained)
     decay = getattr(config.optimizer, "weight_decay", 0.0)
     if trained.still and decay:
@@ -189,7 +193,8 @@ def saved_config(run: Path | str) -> RunConfig:
 
 
 def load_run(run: Path | str, config: RunConfig | None = None) -> tuple[RunConfig, Model]:
-    """The model of a run's newest checkpoint, in evaluation mode; the average if it keeps one.
+    """The model of a run's newest checkpoint, in evaluation mode; the average if it keeps one, and
+    with its adapters merged if it trains any.
 
     Args:
         config: what to build instead of the saved configuration, for another data path or dtype.
@@ -197,8 +202,9 @@ def load_run(run: Path | str, config: RunConfig | None = None) -> tuple[RunConfi
     config = saved_config(run) if config is None else config
     set_threads(config)
     model, _, _ = _built(config)
+    _adapt(model, config)
     load_model(model, folders.latest(run), average=config.train.average > 0)
-    model.eval()
+    adapters.merge(model).eval()
     return config, model
 
 
@@ -271,6 +277,12 @@ def with_product(config: RunConfig, data: Data) -> tuple[RunConfig, str]:
     choice = choose(shape)
     model = replace(config.model, moe=replace(moe, product=choice.backend))
     return replace(config, model=model), choice.why
+
+
+def _adapt(model: Model, config: RunConfig) -> None:
+    """Puts the adapters there that the run trains."""
+    if config.lora is not None:
+        adapters.adapt(model, config.lora, config.train.seed)
 
 
 def _built(config: RunConfig) -> tuple[Model, torch.dtype, str]:

@@ -35,6 +35,12 @@ class Trained:
     names: frozenset[str]
     still: Mapping[str, tuple[int, ...]]
 
+    @staticmethod
+    def of(model: Model) -> "Trained":
+        """What trains as it is."""
+        trains = (name for name, weight in model.named_parameters() if weight.requires_grad)
+        return Trained(frozenset(trains), {})
+
     def rows(self, model: Model) -> list[tuple[str, int, int]]:
         """A line for every part of the model: its name, its weights, and those that train."""
         found: dict[str, list[int]] = {}

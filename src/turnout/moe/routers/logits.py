@@ -19,9 +19,12 @@ class LogitForm(ABC):
 
     Attributes:
         couples: what a token's logits depend on beside the token, in training and in evaluation.
+        linear: whether they are the product of the token and the weight, beside which an adapter
+            may then stand.
     """
 
     couples: Couples
+    linear: bool = False
 
     @abstractmethod
     def weight_shape(self, shape: RouterShape) -> tuple[int, ...]:
@@ -50,6 +53,7 @@ class LinearLogits(LogitForm):
     """``W x`` with W [E, D]."""
 
     couples: Couples = "none"
+    linear = True
 
     def weight_shape(self, shape: RouterShape) -> tuple[int, ...]:
         return shape.num_experts, shape.d_model

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from turnout.moe.parts import parts
 from turnout.moe.routers.scores import linear_float32, without_padding
+from turnout.nn.linear import MatrixAdapter
 
 
 def masked_product(
@@ -29,6 +30,20 @@ def masked_product(
         return cast(Tensor, torch.ops.turnout.masked_product(x, mask, weight))
     # Of a few tokens, as in generation, an operator of our own would cost more than it saves.
     return linear_float32(without_padding(x, mask), weight)
+
+
+def adapted(
+    logits: Float[Tensor, "T E"],
+    x: Float[Tensor, "T D"],
+    mask: Bool[Tensor, " T"],
+    adapter: MatrixAdapter | None,
+) -> Float[Tensor, "T E"]:
+    """``logits``, the product of ``x`` with a matrix, with what its adapter adds where it has one;
+    float32 as they are."""
+    if adapter is None:
+        return logits
+    inner = masked_product(adapter.dropout(x), mask, adapter.a)
+    return logits + linear_float32(inner * adapter.scale, adapter.b)
 
 
 @torch.library.custom_op(
@@ -52,34 +67,37 @@ def _(x, mask, weight):  # type: ignore[no-untyped-def]
 @torch.library.custom_op(
     "turnout::masked_product_backward",
     mutates_args=(),
-    schema="(Tensor grad, Tensor x, Tensor mask, Tensor weight) -> (Tensor, Tensor)",
+    schema="(Tensor grad, Tensor x, Tensor mask, Tensor weight, bool trains) -> (Tensor, Tensor)",
 )
-def _backward_op(grad, x, mask, weight):  # type: ignore[no-untyped-def]
-    of_x, of_weight = torch.empty_like(x), torch.zeros_like(weight)
+def _backward_op(grad, x, mask, weight, trains):  # type: ignore[no-untyped-def]
+    of_x = torch.empty_like(x)
+    of_weight = torch.zeros_like(weight) if trains else weight.new_empty(0)
     padding = ~mask.unsqueeze(1)
     with torch.autocast(device_type=x.device.type, enabled=False):
         for span in parts(*x.shape):
             upstream, hidden = grad.narrow(0, *span), padding.narrow(0, *span)
             upstream = upstream.masked_fill(hidden, 0.0)
-            # Zero times what padding holds may be NaN.
-            rows = x.narrow(0, *span).float().masked_fill(hidden, 0.0)
-            of_weight.addmm_(upstream.t(), rows)
+            if trains:
+                # Zero times what padding holds may be NaN.
+                rows = x.narrow(0, *span).float().masked_fill(hidden, 0.0)
+                of_weight.addmm_(upstream.t(), rows)
             of_x.narrow(0, *span).copy_(upstream @ weight)
     return of_x, of_weight
 
 
 @_backward_op.register_fake
-def _(grad, x, mask, weight):  # type: ignore[no-untyped-def]
-    return torch.empty_like(x), torch.empty_like(weight)
+def _(grad, x, mask, weight, trains):  # type: ignore[no-untyped-def]
+    return torch.empty_like(x), torch.empty_like(weight) if trains else weight.new_empty(0)
 
 
 def _save(ctx: Any, inputs: Any, output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
-    of_x, of_weight = torch.ops.turnout.masked_product_backward(grad, *ctx.saved_tensors)
-    return of_x, None, of_weight
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor | None]:
+    trains = ctx.needs_input_grad[2]
+    of_x, of_weight = torch.ops.turnout.masked_product_backward(grad, *ctx.saved_tensors, trains)
+    return of_x, None, of_weight if trains else None
 
 
 _product_op.register_autograd(_backward, setup_context=_save)
@@ -91,5 +109,5 @@ def _flops(x: Any, mask: Any, weight: Any, **_: Any) -> int:
 
 
 @register_flop_formula([torch.ops.turnout.masked_product_backward])
-def _backward_flops(grad: Any, x: Any, mask: Any, weight: Any, **_: Any) -> int:
-    return int(4 * x[0] * x[1] * weight[0])
+def _backward_flops(grad: Any, x: Any, mask: Any, weight: Any, trains: bool, **_: Any) -> int:
+    return int((4 if trains else 2) * x[0] * x[1] * weight[0])

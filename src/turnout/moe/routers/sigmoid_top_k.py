@@ -16,10 +16,11 @@ from turnout.moe.context import RoutingContext
 from turnout.moe.routers.balancer import LoadBias
 from turnout.moe.routers.base import Router, RouterShape, build_router
 from turnout.moe.routers.expert_groups import BestGroups
-from turnout.moe.routers.masked_product import masked_product
+from turnout.moe.routers.masked_product import adapted, masked_product
 from turnout.moe.routers.scores import choose, router_stats
 from turnout.moe.stats import RouterStats
 from turnout.nn.init import matrix_normal_
+from turnout.nn.linear import MatrixAdapter
 
 
 @final
@@ -42,6 +43,7 @@ class SigmoidTopK(Router):
         self.layer = shape.layer
         self.init_scale = shape.init_scale
         self.weight = nn.Parameter(torch.empty(shape.num_experts, shape.d_model))
+        self.weight_lora: MatrixAdapter | None = None
 
     def init_weights(
         self, generator: torch.Generator | None = None, *, std: float | None = None
@@ -53,7 +55,9 @@ class SigmoidTopK(Router):
     def forward(
         self, x: Float[Tensor, "B S D"], context: RoutingContext
     ) -> tuple[Assignment, RouterStats]:
-        logits = masked_product(x.flatten(0, 1), context.mask.flatten(), self.weight)
+        tokens, mask = x.flatten(0, 1), context.mask.flatten()
+        logits = masked_product(tokens, mask, self.weight)
+        logits = adapted(logits, tokens, mask, self.weight_lora)
         scores = torch.sigmoid(logits.detach())
         if self.balancer is not None:
             scores = scores + self.balancer.bias

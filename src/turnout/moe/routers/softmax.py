@@ -18,10 +18,12 @@ from turnout.moe.routers.base import Router, RouterShape
 from turnout.moe.routers.expert_groups import BestGroups
 from turnout.moe.routers.exploration import ExplorationPolicy
 from turnout.moe.routers.logits import LinearLogits, LogitForm
+from turnout.moe.routers.masked_product import adapted
 from turnout.moe.routers.scores import choose, router_stats
 from turnout.moe.routers.weights import Acceptance, WeightForm, combine_weights
 from turnout.moe.stats import RouterStats
 from turnout.nn.init import matrix_normal_
+from turnout.nn.linear import MatrixAdapter
 
 
 @final
@@ -67,6 +69,7 @@ class SoftmaxRouter(Router):
         self.fan_in = self.form.fan_in(shape)
         self.weight = nn.Parameter(torch.empty(self.form.weight_shape(shape)))
         self.bias = nn.Parameter(torch.empty(shape.num_experts)) if bias else None
+        self.weight_lora: MatrixAdapter | None = None
 
     def init_weights(
         self, generator: torch.Generator | None = None, *, std: float | None = None
@@ -84,6 +87,7 @@ class SoftmaxRouter(Router):
         if noise is not None:
             tokens = self.exploration.perturb_input(tokens, noise)
         logits = self.form.logits(tokens, self.weight, context)
+        logits = adapted(logits, tokens, context.mask.flatten(), self.weight_lora)
         if self.bias is not None:
             logits = logits + self.bias.float()
         scores = logits if noise is None else self.exploration.selection_scores(logits, noise)
