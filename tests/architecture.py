@@ -22,7 +22,9 @@ ARROWS: dict[str, frozenset[str]] = {
     "models": frozenset({"config", "pytree", "nn", "moe", "data.batch"}),
     "objectives": frozenset({"config", "pytree", "moe", "models", "data.batch"}),
     "conformance": frozenset({"config", "moe", "models", "data.batch"}),
-    "integrations": frozenset({"config", "nn", "moe", "conformance"}),
+    "integrations": frozenset(
+        {"config", "nn", "moe", "models", "conformance", "checkpoint", "convert"}
+    ),
     "checkpoint": frozenset({"config"}),
     "plan": frozenset({"config"}),
     "simulate": frozenset(

@@ -36,6 +36,12 @@ def run(arguments: Sequence[str]) -> int:
         raise UserError("--dtype: goes with a Hugging Face target; a run keeps the dtypes it gets")
     if not foreign and options.imitate is not None:
         raise UserError("--imitate: goes with a Hugging Face source; a run says how it evaluates")
+    if foreign and options.lora is not None:
+        raise UserError("--lora: goes with a run that trains adapters; its checkpoint holds both")
+    if options.lora in ("base", "adapter") and options.verify:
+        raise UserError(f"--verify: goes with the whole model, not with --lora {options.lora}")
+    if options.lora == "adapter":
+        return _adapter(source, target, options)
     written = _to_native(source, target, options) if foreign else _back(source, target, options)
     for line in _report(written):
         print(line)
@@ -78,6 +84,12 @@ def _parser() -> Parser:
         help="evaluate as transformers does where that is not what the paper says",
     )
     parser.add_argument(
+        "--lora",
+        choices=("merged", "base", "adapter"),
+        help="of a run that trains adapters: the model with them (default), without them, or they "
+        "alone, as peft keeps them",
+    )
+    parser.add_argument(
         "--verify", action="store_true", help="compare with transformers at the end"
     )
     return parser
@@ -100,14 +112,31 @@ def _back(source: Path, target: Path, options: argparse.Namespace) -> "Written":
     from turnout.convert.conversion import to_foreign
     from turnout.convert.native import open_native
 
+    native = open_native(source, merge=options.lora != "base")
+    if options.lora is not None and native.run.lora is None:
+        raise UserError(f"--lora {options.lora}: {source} trains no adapters; its lora is none")
     return to_foreign(
-        open_native(source),
+        native,
         target,
         layout=options.layout,
         dtype=None if options.dtype is None else getattr(torch, options.dtype),
         shard=int(options.shard_size * 1e9),
         progress=_progress(),
     )
+
+
+def _adapter(source: Path, target: Path, options: argparse.Namespace) -> int:
+    from turnout.integrations.peft import save_adapter
+
+    if options.dtype is not None:
+        raise UserError("--dtype: goes with a model; adapters are written as they are")
+    saved = save_adapter(source, target)
+    count = len(saved.names)
+    print(f"{saved.folder}: adapters of {count} tensors of a {saved.family.model_type}")
+    for note in saved.notes:
+        print(f"note: {note}")
+    print(f"next: PeftModel.from_pretrained(model, {str(target)!r})")
+    return 0
 
 
 def _report(written: "Written") -> list[str]:

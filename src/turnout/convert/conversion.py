@@ -110,7 +110,7 @@ def to_foreign(
     """
     model = source.config
     carried = dict(_carried(source.carried))
-    base = read_json(carried[CONFIG]) if CONFIG in carried else {}
+    base = original(source)
     base.pop("quantization_config", None)  # what is written is not quantised
     family, table = written_by(model, base.get("model_type"))
     bound = _without_copies(bind(family.rules(model, layout, _names(source)), model.stacks()))
@@ -128,6 +128,12 @@ def to_foreign(
     note = "no tokenizer files: there are none of Hugging Face's; add the tokenizer's own"
     tokenizer = any("token" in name or "spiece" in name for name in carried)
     return _written(target, family, layout, planned, () if tokenizer else (note,))
+
+
+def original(source: Source) -> dict[str, Any]:
+    """The configuration of the checkpoint that a run came from; empty where there is none."""
+    carried = dict(_carried(source.carried))
+    return read_json(carried[CONFIG]) if CONFIG in carried else {}
 
 
 def written_by(config: ModelConfig, first: object = None) -> tuple[Family, dict[str, Any]]:

@@ -124,6 +124,9 @@ class Family(ABC):
         copies: patterns of tensors that must equal another one, and which.
         kept: fields that a model has no place for, taken from the checkpoint that it came from.
         beyond: why tensors of layers behind the last are left out; empty where they are not.
+        loaded: patterns of tensors that transformers' model has by another name than its files, and
+            that name.
+        has_class: whether transformers has a model of the family.
     """
 
     model_type: str
@@ -132,6 +135,8 @@ class Family(ABC):
     copies: Mapping[str, str] = {}
     kept: frozenset[str] = frozenset()
     beyond: str = ""
+    loaded: Mapping[str, str] = {}
+    has_class: bool = True
 
     @abstractmethod
     def read(self, values: Read, names: frozenset[str]) -> ModelConfig:

@@ -32,6 +32,7 @@ class DeepseekMoeFamily(Family):
     architectures = ("DeepseekForCausalLM",)
     ignored = IGNORED
     copies = COPIES
+    has_class = False
 
     def read(self, values: Read, names: frozenset[str]) -> ModelConfig:
         values.only("attention_bias", False, why="DeepSeekMoE has no biases")

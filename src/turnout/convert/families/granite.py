@@ -23,6 +23,11 @@ from turnout.convert.families.llama import (
 from turnout.convert.rules import Rule, rule
 
 SPARSE = f"{THEIRS}.block_sparse_moe"
+LOADED = {
+    r"input_linear\.weight$": "experts.gate_up_proj",
+    r"output_linear\.weight$": "experts.down_proj",
+    r"router\.layer\.weight$": "router.weight",
+}
 
 
 @final
@@ -33,6 +38,7 @@ class GraniteMoeFamily(Family):
     architectures = ("GraniteMoeForCausalLM",)
     ignored = IGNORED
     copies = COPIES
+    loaded = LOADED
 
     def read(self, values: Read, names: frozenset[str]) -> ModelConfig:
         values.only("attention_bias", False, why="Granite-MoE is published without")
