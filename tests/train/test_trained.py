@@ -158,7 +158,7 @@ def test_the_header_says_what_is_frozen(tiny_run: RunConfig) -> None:
     header = "\n".join(run_header(open_session(run)))
     assert "trained    experts: " in header
     assert "routers OFF (frozen)" in header
-    assert "balance OFF (frozen)" in header
+    assert "(the router is frozen)" in header
     assert "trained " not in "\n".join(run_header(open_session(tiny_run)))
 
 
