@@ -108,7 +108,14 @@ def commands(document: Path) -> list[list[str]]:
 
 
 # Their commands train most often, a minute each.
-LONG = {"checkpoints.md", "distill.md", "finetune.md", "objectives.md", "training.md", "generation.md"}
+LONG = {
+    "checkpoints.md",
+    "distill.md",
+    "finetune.md",
+    "generation.md",
+    "objectives.md",
+    "training.md",
+}
 
 
 def with_commands() -> list[object]:
