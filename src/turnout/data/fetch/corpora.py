@@ -45,6 +45,7 @@ class Source:
         language: ISO 639, with a region where it matters.
         held_out: kept apart, for evaluation.
         without_lines_of: an earlier source; lines that occur there too are left out.
+        note: what else the manifest is to say.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Source:
     language: str = "en"
     held_out: bool = False
     without_lines_of: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ _STDLIB = Package(
     sha256="1b2afb4e3853af422a232a678bd57ef30a57b4e0af5cc9a396f7c8d2f1532afd",
     size=39400844,
 )
+WORDNET = _apt("wordnet-base", 6.5)
+_WORDNET_FILES = r"usr/share/wordnet/data\.(?:noun|verb|adj|adv)"
 _DICTD = r"usr/share/dictd/{}\.dict\.dz"
 _RUST_BOOKS = (
     "book|reference|rust-by-example|nomicon|rustc|rustdoc|edition-guide|embedded-book|unstable-book"
@@ -131,8 +135,8 @@ PROSE = Corpus(
         ),
         Source(
             "wordnet",
-            _apt("wordnet-base", 6.5),
-            r"usr/share/wordnet/data\.(?:noun|verb|adj|adv)",
+            WORDNET,
+            _WORDNET_FILES,
             "wordnet",
             "WordNet-3.0",
         ),
@@ -314,4 +318,21 @@ MULTILINGUAL = Corpus(
     ),
 )
 
-CORPORA = {corpus.name: corpus for corpus in (PROSE, PROSE_COPYLEFT, MULTILINGUAL)}
+GLOSSES = Corpus(
+    "glosses",
+    "WordNet's definitions and example sentences, without those that the task wic tests",
+    11.1,
+    (
+        Source(
+            "wordnet-glosses",
+            WORDNET,
+            _WORDNET_FILES,
+            "glosses",
+            "WordNet-3.0",
+            note="left out: example sentences of synsets that hold a noun or verb of validation "
+            "or test in the task wic",
+        ),
+    ),
+)
+
+CORPORA = {corpus.name: corpus for corpus in (PROSE, PROSE_COPYLEFT, MULTILINGUAL, GLOSSES)}

@@ -19,7 +19,8 @@ from turnout.data.fetch.tools import Tools
 
 _COPYRIGHT = re.compile(r"usr/share/doc/[^/]+/copyright|package/(?:LICENSE|NOTICE)[^/]*")
 _ENOUGH_FAILURES = 2
-_DAMAGED = (ValueError, KeyError, IndexError, EOFError, OSError)
+DAMAGED = (ValueError, KeyError, IndexError, EOFError, OSError)
+"""What readers raise at files that are not as they should be."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,12 @@ def _make(source: Source, offer: Offer, store: Store, tools: Tools, progress: Pr
     if source.without_lines_of:
         known = documents.lines_of(store.finished_path(source.without_lines_of))
     notices: list[tuple[str, bytes]] = []
-    files = _files(source, offer, path, tools, notices)
+    files = files_of(source, offer, path, tools, notices)
     try:
         tally = documents.write(source, files, store.part_path(source), known)
     except UserError:
         raise
-    except _DAMAGED as error:
+    except DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # a full disk is no fault of the package
         raise PackageError(source.name, f"a file in the package is damaged: {error}") from error
@@ -125,10 +126,14 @@ def _make(source: Source, offer: Offer, store: Store, tools: Tools, progress: Pr
     return fetched
 
 
-def _files(
+def files_of(
     source: Source, offer: Offer, path: Path, tools: Tools, notices: list[tuple[str, bytes]]
 ) -> Iterator[tuple[str, bytes, str]]:
-    """The source's files with their languages; copyright files go to ``notices``."""
+    """The source's files with their languages; copyright files go to ``notices``.
+
+    Raises:
+        PackageError: as ``archive.members``.
+    """
     pattern = re.compile(source.files)
 
     def wanted(name: str) -> bool:

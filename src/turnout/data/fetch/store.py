@@ -5,6 +5,8 @@ NAME/text/*.jsonl       a file a source
 NAME/held_out/*.jsonl   sources kept for evaluation
 NAME/LICENCES/*.txt     the packages' copyright files
 NAME/.work/             records of finished sources, downloads; gone when the corpus is whole
+
+A set of tasks is kept the same way, with a folder a task: TASK/train.jsonl and so on.
 """
 
 import hashlib
@@ -16,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from turnout.config.errors import UserError
 from turnout.data.fetch.clean import VERSION
@@ -26,14 +28,21 @@ from turnout.data.fetch.download import sha256_of
 from turnout.data.fetch.offers import LeftOut, Offer
 
 FORMAT = "turnout corpus 1"
+TASKS_FORMAT = "turnout tasks 1"
 Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Store:
-    """The folder of one corpus."""
+    """The folder of one corpus.
+
+    Attributes:
+        folder: where it is.
+        parts: what it is made of, as the manifest calls them: sources, or tasks.
+    """
 
     folder: Path
+    parts: Literal["sources", "tasks"] = "sources"
 
     @property
     def manifest_path(self) -> Path:
@@ -85,15 +94,15 @@ class Store:
         return _load(self.manifest_path)
 
     def records(self) -> dict[str, Record]:
-        """Finished sources by name, whose files are as they were when they were finished."""
-        found = list((self.manifest() or {}).get("sources", []))
+        """Finished parts by name, whose files are as they were when they were finished."""
+        found = list((self.manifest() or {}).get(self.parts, []))
         found += filter(None, map(_load, sorted((self.folder / ".work").glob("*.json"))))
         return {record["name"]: record for record in found if self._is_whole(record)}
 
     def reopen(self) -> None:
-        """Turn a whole corpus into one being made: its sources stay finished, one by one."""
-        for record in (self.manifest() or {}).get("sources", []):
-            self._record(record)
+        """Turn a whole corpus into one being made: its parts stay finished, one by one."""
+        for record in (self.manifest() or {}).get(self.parts, []):
+            self.record(record)
         self.manifest_path.unlink(missing_ok=True)
 
     def finish(self, source: Source, offer: Offer, tally: Tally) -> Record:
@@ -118,13 +127,31 @@ class Store:
             "cleaner": source.cleaner,
             "cleaning": VERSION,
             "without_lines_of": source.without_lines_of,
+            "note": source.note,
             "documents": sum(count.documents for count in tally.languages.values()),
             "bytes": sum(count.bytes for count in tally.languages.values()),
             **asdict(tally),
             "sha256": sha256,
         }
-        self._record(record)
+        self.record(record)
         return record
+
+    def finish_task(self, name: str, files: Mapping[str, bytes]) -> dict[str, str]:
+        """Write the files of a task, then give them their names; returns hashes by path."""
+        part = self.folder / ".work" / f"{name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        target = self.folder / name
+        target.mkdir(exist_ok=True)
+        for file, content in files.items():
+            _write(part / file, content)
+        for old in target.iterdir():
+            if old.name not in files:
+                old.unlink()
+        for file in files:
+            (part / file).replace(target / file)
+        part.rmdir()
+        return {f"{name}/{file}": sha256_of(target / file) for file in files}
 
     def licences(self, package: str, texts: list[tuple[str, bytes]]) -> None:
         """Keep the copyright files of a package."""
@@ -138,15 +165,15 @@ class Store:
     def close(self, name: str, order: list[str], left_out: tuple[LeftOut, ...]) -> Record:
         """Write the manifest, and only then take the working files away."""
         known = self.records()
-        sources = [known[source] for source in order if source in known]
+        made = [known[part] for part in order if part in known]
         manifest = {
-            "format": FORMAT,
+            "format": FORMAT if self.parts == "sources" else TASKS_FORMAT,
             "name": name,
-            "cleaning": VERSION,
-            "documents": sum(record["documents"] for record in sources),
-            "bytes": sum(record["bytes"] for record in sources),
-            "sha256": _digest(sources),
-            "sources": sources,
+            **({"cleaning": VERSION} if self.parts == "sources" else {}),
+            "documents": sum(record["documents"] for record in made),
+            "bytes": sum(record["bytes"] for record in made),
+            "sha256": _digest(made),
+            self.parts: made,
             "left_out": [asdict(one) for one in left_out],
         }
         _write_json(self.manifest_path, manifest)
@@ -157,22 +184,32 @@ class Store:
                 path.unlink()
         return manifest
 
-    def _record(self, record: Record) -> None:
+    def record(self, record: Record) -> None:
+        """Note that a part is finished, whose files have their names already."""
         _write_json(self.folder / ".work" / f"{record['name']}.json", record)
 
     def _is_whole(self, record: Record) -> bool:
-        path = self.folder / record["file"]
-        return path.is_file() and sha256_of(path) == str(record["sha256"])
+        return all(
+            (self.folder / path).is_file() and sha256_of(self.folder / path) == sha256
+            for path, sha256 in _hashes(record).items()
+        )
 
 
 def _relative(source: Source) -> Path:
     return Path("held_out" if source.held_out else "text", f"{source.name}.jsonl")
 
 
-def _digest(sources: list[Record]) -> str:
+def _hashes(record: Record) -> Mapping[str, str]:
+    """SHA-256 by path: a source has one file, a task several."""
+    files: Mapping[str, str] = record.get("files") or {record["file"]: record["sha256"]}
+    return files
+
+
+def _digest(made: list[Record]) -> str:
     digest = hashlib.sha256()
-    for record in sources:
-        digest.update(f"{record['file']} {record['sha256']}\n".encode())
+    for record in made:
+        for path, sha256 in _hashes(record).items():
+            digest.update(f"{path} {sha256}\n".encode())
     return digest.hexdigest()
 
 

@@ -27,6 +27,7 @@ CLEANERS: Mapping[str, Cleaner] = {
     "docbook": _page(html.docbook),
     "foldoc": plain.foldoc,
     "gcide": plain.gcide,
+    "glosses": plain.glosses,
     "jargon": plain.jargon,
     "libreoffice": _page(html.libreoffice),
     "man": _page(roff.man),

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
 
 from turnout.data.fetch.clean.text import decode, tidy, unwrap
+from turnout.data.fetch.tasks.questions import SEED
+from turnout.data.fetch.tasks.wordnet import open_examples, parse
 
 _GROUP = 4000
 _MAX_DICTIONARY = 256 * 2**20
@@ -71,6 +73,17 @@ def wordnet(name: str, raw: bytes) -> Iterator[tuple[str, str]]:
         shown = ", ".join(re.sub(r"\((a|p|ip)\)$", "", word).replace("_", " ") for word in words)
         entries.append((shown.partition(",")[0], f"{shown}: {gloss.strip()}"))
     yield from _grouped(PurePosixPath(name).name, entries, "\n")
+
+
+def glosses(name: str, raw: bytes) -> Iterator[tuple[str, str]]:
+    """As ``wordnet``, without the sentences that the task word-in-context tests."""
+    part = PurePosixPath(name).name
+    entries = (
+        (synset.words[0], f"{', '.join(synset.words)}: {'; '.join((synset.definition, *quoted))}")
+        for synset in parse(part, raw.decode(errors="replace"))
+        for quoted in [[f'"{example}"' for example in open_examples(synset, SEED)]]
+    )
+    yield from _grouped(part, entries, "\n")
 
 
 def jargon(name: str, raw: bytes) -> Iterator[tuple[str, str]]:

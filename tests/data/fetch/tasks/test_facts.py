@@ -1,0 +1,239 @@
+"""Facts on small texts, worked out by hand: where they come from and how they are asked."""
+
+import json
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.data.fetch.tasks.small import a_map, sources
+
+from turnout.data.fetch.tasks.facts import Pool, choose, consolidate, facts, known_facts
+from turnout.data.fetch.tasks.questions import generator, split_of
+from turnout.data.fetch.tasks.quiz import quiz_facts, readings
+from turnout.data.fetch.tasks.relations import RELATIONS, Fact
+from turnout.data.fetch.tasks.statements import statements
+from turnout.data.fetch.tasks.world import countries, iso_facts, map_facts
+
+AFRICA = {
+    "index": b"/usr/share/quiz/africa:Africa{n}:cap{ital}\n",
+    "africa": b"Benin:Porto-Novo\nCongo\\: the small:\\\nBrazza[ville|]\nTogo:{}\nBad line\n",
+}
+
+
+def found(relation: str, subject: str) -> Fact:
+    return {(one.relation, one.subject): one for one in known_facts(sources())}[relation, subject]
+
+
+def test_countries_are_one_entity_under_all_their_names() -> None:
+    known = countries(sources("iso-codes", "countries-list"))
+    assert known.names["AA"] == "Land AA"
+    for name in ("LAND AA", "Land AA, Republic of", "the republic of land aa", "Old AA"):
+        assert known.entity(name) == "Land AA"
+    assert known.entity("Republic of Land AA") == "Land AA"  # turned round
+    assert known.entity("Atlantis") == "Atlantis"
+    assert countries(sources("iso-codes")).names["AA"] == "Republic of Land AA"
+
+
+def test_facts_of_a_country_by_hand() -> None:
+    assert found("country-capital", "Land AC").answer == "City AC"
+    assert found("capital-country", "City AC").answer == "Land AC"
+    assert found("capital-country", "City AC").entity == "Land AC"
+    assert found("country-code", "Land AC").answer == "AC"
+    assert found("code-country", "AC").entity == "Land AC"
+    assert found("country-phone", "Land AC").answer == "102"
+    # The number 2 of the lands is on the continent number 2.
+    assert found("country-continent", "Land AC").answer == "Europe"
+    money = found("country-currency", "Land AC")
+    assert (money.answer, money.also) == ("Coin AC", {"Coin AA"})
+    assert found("subdivision-country", "Shire 1 by ac").answer == "Land AC"
+    assert found("code-language", "ac").answer == "Tongue AC"
+    assert found("code-script", "ACcr").answer == "Script AC"
+
+
+def test_the_first_source_is_believed_and_the_others_are_no_wrong_choices() -> None:
+    """The map says Town AB of Old AB; countries-list City AB of Land AB, by its own name."""
+    capital = found("country-capital", "Land AB")
+    assert (capital.answer, capital.also) == ("City AB", {"Town AB"})
+    names = {one.subject for one in known_facts(sources()) if one.relation == "country-capital"}
+    assert "Nowhere" not in names  # no list knows it
+    assert found("country-capital", "Land AC").also == {"Ville AC"}  # the quiz has both
+
+
+def test_words_roles_and_parts() -> None:
+    assert found("word", "one found near the beast place ab").answer == "quagab"
+    poet = found("role", "Person ab")
+    assert (poet.answer, poet.also) == ("poet", {"painter"})  # every poet is one
+    assert not found("role", "Person aa").also
+    assert found("part", "pieceab").answer == "house"
+    # Sixty words are meant by the same definition: it defines none.
+    assert not [one for one in known_facts(sources()) if one.subject.startswith("something old")]
+
+
+def test_a_source_that_contradicts_itself_is_not_believed() -> None:
+    def fact(answer: str, source: str = "maps", also: frozenset[str] = frozenset()) -> Fact:
+        return Fact("region-capital", "Punjab", answer, "Punjab", source, also)
+
+    assert consolidate([fact("Lahore"), fact("Chandigarh")]) == []
+    assert consolidate([fact("Lahore"), fact("Lahore")]) == [fact("Lahore")]
+    others = consolidate([fact("Lahore"), fact("Chandigarh", "quiz")])
+    assert others == [fact("Lahore", also=frozenset({"Chandigarh"}))]
+    known = fact("Lahore", also=frozenset({"Chandigarh"}))
+    assert consolidate([known, fact("Chandigarh")]) == [known]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "shown"),
+    [
+        ("Benin", ["Benin"]),
+        ("{G{eorge} }Washington", ["George Washington"]),
+        ("lion|tiger|bear", ["lion", "tiger", "bear"]),
+        ("[St.|Saint] John's", ["St. John's"]),
+        ("forget{-| }me{-| }not", ["forget-me-not"]),
+        ("W[illia|]m [I|1|the Conqueror]", ["William I"]),
+        ("{The }Merchant{ of Venice{ IV-i}}", ["The Merchant of Venice IV-i"]),
+        ("", [""]),
+    ],
+)
+def test_readings(pattern: str, shown: list[str]) -> None:
+    assert readings(pattern) == shown
+
+
+@pytest.mark.parametrize("pattern", ["{a", "[a|b", "a}", "a]b", "{a]", "{" * 12 + "}" * 12])
+def test_patterns_that_do_not_close(pattern: str) -> None:
+    with pytest.raises(ValueError, match=r"close|deep"):
+        readings(pattern)
+
+
+@given(st.text(alphabet="ab{}[]| -", max_size=20))
+def test_any_pattern_is_read_or_refused(pattern: str) -> None:
+    with suppress(ValueError):
+        assert all(one == " ".join(one.split()) for one in readings(pattern))
+
+
+def test_the_index_names_the_fields_of_the_quiz() -> None:
+    assert [(one.subject, one.answer) for one in quiz_facts(AFRICA)] == [
+        ("Benin", "Porto-Novo"),
+        ("Congo: the small", "Brazzaville"),
+    ]
+    with pytest.raises(ValueError, match="index is missing"):
+        list(quiz_facts({"africa": AFRICA["africa"]}))
+
+
+def test_hostile_maps_and_tables() -> None:
+    known = countries(sources("iso-codes"))
+    bomb = b'<!DOCTYPE a [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><map>&b;</map>'
+    good = a_map("X", "Provinces", {"Mark": "Town"}).encode()
+    for raw, message in ((bomb, "declares entities"), (good[:-9], "is no XML"), (b"", "no XML")):
+        with pytest.raises(ValueError, match=message):
+            list(map_facts({"kgeography": {"x.kgm": raw}}, known))
+    tables = dict(sources("iso-codes")["iso-codes"])
+    name = next(file for file in tables if file.endswith("iso_4217.json"))
+    for raw, message in (
+        (b"{", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[1]", "no JSON object"),
+        (b'{"4217": [1]}', "holds no table"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            list(iso_facts({"iso-codes": {**tables, name: raw}}, known))
+    rows = json.dumps({"4217": [{"alpha_3": 7, "name": "Seven"}, {"name": "None"}]}).encode()
+    kept = list(iso_facts({"iso-codes": {**tables, name: rows}}, known))
+    assert not [one for one in kept if one.relation == "currency-code"]
+
+
+def test_relations_have_ways_to_ask_of_which_one_is_held_out() -> None:
+    for relation in RELATIONS.values():
+        assert len(relation.asks) >= 4
+        assert len(relation.states) >= 2
+        assert len(set(relation.asks)) == len(relation.asks)
+        assert all(way.count("{}") == 1 for way in relation.asks)
+        assert all(way.count("{0}") == way.count("{1}") == 1 for way in relation.states)
+
+
+@pytest.mark.parametrize("build", [facts, statements])
+def test_memory_asks_for_what_was_trained_on_in_other_words(build) -> None:
+    built = build(sources(), 0)
+    trained = {one.entity for one in built.splits["train"]}
+    assert built.splits["memory"]
+    assert {one.entity for one in built.splits["memory"]} <= trained
+    asked = {one.inputs for split in ("train", "validation", "test") for one in built.splits[split]}
+    assert not asked & {one.inputs for one in built.splits["memory"]}
+    templates = built.notes["held_out_templates"]
+    for one in built.splits["memory"]:
+        start = templates[one.relation].split("{")[0]
+        assert f": {start}" in one.inputs or not start
+    assert all(
+        split_of(one.entity, 0) == split
+        for split in ("train", "validation", "test")
+        for one in built.splits[split]
+    )
+
+
+def test_no_relation_is_more_than_a_quarter_and_small_ones_are_whole() -> None:
+    sizes = {name: len(some) for name, some in choose(known_facts(sources()), 0, 400).items()}
+    assert sum(sizes.values()) <= 400
+    assert max(sizes.values()) <= 100
+    some = [Fact("word", f"w{n}", f"a{n}", f"w{n}", "x") for n in range(50)]
+    small = [Fact("part", f"p{n}", f"b{n % 4}", f"p{n}", "x") for n in range(13)]
+    few = [Fact("role", f"r{n}", f"c{n}", f"r{n}", "x") for n in range(11)]
+    three = [Fact("young", f"y{n}", f"d{n % 3}", f"y{n}", "x") for n in range(20)]
+    chosen = choose([*some, *small, *few, *three], 0, 40)
+    # Eleven facts are too few, and three answers; 10 is a quarter of 40.
+    assert {name: len(facts) for name, facts in chosen.items()} == {"word": 10, "part": 10}
+
+
+def test_wrong_choices_are_never_right_and_of_the_group_first() -> None:
+    near = [Fact("part", f"s{n}", f"a{n}", f"s{n}", "x", group="near") for n in range(12)]
+    far = [Fact("part", f"t{n}", f"b{n}", f"t{n}", "x", group="far") for n in range(3)]
+    pool = Pool([*near, *far], [*near, *far])
+    for turn in range(50):
+        random_ = generator(turn, "pool")
+        fact = Fact("part", "s0", "a0", "s0", "x", frozenset({"A1", "b0"}), "near")
+        choices = pool.choices(fact, random_)
+        assert len(choices) == 8
+        assert choices.count("a0") == 1
+        assert not {"a1", *(one.answer for one in far)} & set(choices)  # twelve near ones suffice
+        alone = pool.choices(far[0], random_)
+        assert {"b0", "b1", "b2"} <= set(alone)
+        # A split of three facts has three choices; a fourth is taken from elsewhere.
+        few = Pool(far, [*near, *far]).choices(far[0], random_)
+        assert len(few) == 4
+        assert {"b0", "b1", "b2"} <= set(few)
+
+
+def test_wrong_choices_are_answers_of_the_same_split() -> None:
+    built = facts(sources(), 0)
+    answers: dict[tuple[str, str], set[str]] = {}
+    for split in ("train", "validation", "test"):
+        for one in built.splits[split]:
+            answers.setdefault((split, one.relation), set()).add(one.targets)
+    for split in ("train", "validation", "test"):
+        for one in built.splits[split]:
+            if len(one.choices) > 4:
+                assert set(one.choices) <= answers[split, one.relation]
+
+
+def test_without_a_source_the_others_are_asked() -> None:
+    built = facts(sources("wordnet"), 0)
+    assert {one.relation for one in built.splits["train"]} == {"word", "role", "part"}
+    built = facts(sources("bsdgames"), 0)
+    assert {one.relation for one in built.splits["train"]} == {"young"}
+
+
+def test_a_quiz_shows_articles_and_one_of_the_right_answers() -> None:
+    fact = found("young", "the cubab")
+    assert (fact.answer, fact.also) == ("big bearab", {"bruin"})
+
+
+def test_a_false_statement_is_of_the_same_relation_and_not_true() -> None:
+    built = statements(sources(), 0)
+    true = {(one.relation, one.subject): {one.answer, *one.also} for one in known_facts(sources())}
+    seen = 0
+    for one in built.splits["train"]:
+        if one.relation == "country-capital":
+            (city,) = (word for word in one.inputs.rstrip(".").split("City ")[1:])
+            right = f"City {city.split()[0]}" in true["country-capital", one.entity]
+            assert one.targets == ("true" if right else "false")
+            seen += 1
+    assert seen > 20
