@@ -131,7 +131,10 @@ def test_tasks_and_what_is_said_of_them(
     count = sum(entailment["examples"]["train"].values())
     assert f"  entailment   train {count}, validation " in result.out
     assert "chance 0.500, majority 0.500, words " in result.out
-    assert f"--data {folder / 'facts' / 'closed-book' / 'train.jsonl'}" in result.out
+    assert (
+        f"--objective.kind text_to_text --data {folder / 'facts' / 'closed-book' / 'train.jsonl'}"
+        in result.out
+    )
     again = turnout("data", "fetch", "facts", "tasks")
     assert "facts is there already; delete its folder" in again.out
     assert "tasks is there already; delete its folder" in again.out

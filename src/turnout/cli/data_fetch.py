@@ -185,7 +185,7 @@ def _task_summary(manifest: "Record", folder: Path) -> list[str]:
         *lines,
         f"sha256 {manifest['sha256']}",
         f"licences: {folder / 'LICENCES'}",
-        f"next: {command()} train --objective text_to_text --data {first / 'train.jsonl'}",
+        f"next: {command()} train --objective.kind text_to_text --data {first / 'train.jsonl'}",
     ]
 
 

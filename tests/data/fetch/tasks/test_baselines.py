@@ -21,7 +21,7 @@ def test_words_tell_and_other_views_do_not() -> None:
     found = scores(
         Built({"train": train, "validation": [], "test": test}),
         {"words": lambda one: one.inputs, "first": lambda one: one.inputs.split()[0]},
-    )["test"]
+    ).whole["test"]
     # Training has as many of either, and the first of equals is "yes": one of three.
     assert found["chance"] == 0.5
     assert found["majority"] == pytest.approx(1 / 3, abs=1e-4)
@@ -33,7 +33,7 @@ def test_pairs_of_words_tell() -> None:
     pairs = [("a b", "yes"), ("b a", "no"), ("c d", "yes"), ("d c", "no")]
     train = [binary(text, answer) for text, answer in pairs * 5]
     built = Built({"train": train, "validation": [], "test": train[:4]})
-    assert scores(built, {"words": lambda one: one.inputs})["test"]["words"] == 1.0
+    assert scores(built, {"words": lambda one: one.inputs}).whole["test"]["words"] == 1.0
 
 
 def test_choices_by_hand() -> None:
@@ -48,7 +48,9 @@ def test_choices_by_hand() -> None:
     test = [question("of Mexico", "Mexico City"), question("the Swiss town", "Bern")]
     test.append(ask("only two", ("x", "Rome"), "Rome", "capital", "two"))
     built = Built({"train": train, "validation": [], "test": test, "memory": train})
-    found = scores(built, {})
+    told = scores(built, {})
+    assert told.relations["test"] == {"capital": told.whole["test"]}
+    found = told.whole
     # Chance is (1/3 + 1/3 + 1/2) / 3; Rome is most often right, and of the three once.
     assert found["test"]["chance"] == pytest.approx(7 / 18, abs=1e-4)
     assert found["test"]["majority"] == pytest.approx(1 / 3, abs=1e-4)
@@ -57,6 +59,17 @@ def test_choices_by_hand() -> None:
     assert found["test"]["spelling"] >= round(1 / 3, 4)
     assert found["memory"]["words"] == 1.0
     assert found["memory"]["majority"] == pytest.approx(2 / 3, abs=1e-4)
+
+
+def test_relations_are_told_apart() -> None:
+    train = [ask("a", YES_NO, "yes", "r", "a"), ask("b", YES_NO, "no", "s", "b")]
+    test = [ask("c", YES_NO, "yes", "r", "c"), ask("d", YES_NO, "yes", "s", "d")]
+    found = scores(Built({"train": train, "validation": [], "test": test}), {})
+    assert found.whole["test"]["majority"] == 0.5
+    assert {name: row["majority"] for name, row in found.relations["test"].items()} == {
+        "r": 1.0,
+        "s": 0.0,
+    }
 
 
 def test_the_bias_alone_learns_the_odds() -> None:

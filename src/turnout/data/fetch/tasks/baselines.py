@@ -9,11 +9,14 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int64
 
 from turnout.data.fetch.tasks.questions import MEMORY, TEST, TRAIN, Built, Question, View
+
+_Way = Callable[[Sequence[Question]], list[str]]
 
 _WORD = re.compile(r"\w+", re.UNICODE)
 _PLACES = 1 << 17
@@ -23,7 +26,15 @@ _DECAY = 1e-5
 _LONGEST = 400  # words read of an example
 
 
-def scores(built: Built, views: Mapping[str, View]) -> dict[str, dict[str, float]]:
+@dataclass(frozen=True)
+class Scores:
+    """Accuracies by split and baseline, and by split, relation and baseline."""
+
+    whole: Mapping[str, Mapping[str, float]]
+    relations: Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+def scores(built: Built, views: Mapping[str, View]) -> Scores:
     """The accuracy of each baseline on the held-out splits.
 
     ``chance`` draws one of the choices. ``majority`` takes the one that is most often right in
@@ -32,42 +43,45 @@ def scores(built: Built, views: Mapping[str, View]) -> dict[str, dict[str, float
     elsewhere ``words`` is naive Bayes over the question's words, and ``spelling`` takes the choice
     most like the question.
     """
-    train = built.splits[TRAIN]
-    fixed = len(
-        {frozenset(question.choices) for some in built.splits.values() for question in some}
-    )
-    ways: dict[str, Callable[[Sequence[Question]], Sequence[str]]] = {
-        "majority": _counted(train, 1)
-    }
-    if fixed == 1:
-        ways |= {name: _linear(train, view) for name, view in views.items()}
-    else:
-        ways |= {
-            "rarest": _counted(train, -1),
-            "words": _bayes(train),
-            "spelling": _spelling,
-        }
-    found = {}
+    ways = _ways(built, views)
+    whole: dict[str, dict[str, float]] = {}
+    relations: dict[str, dict[str, dict[str, float]]] = {}
     for split in (TEST, MEMORY):
         some = built.splits.get(split, ())
-        if some:
-            found[split] = {"chance": _chance(some)}
-            found[split] |= {name: _accuracy(some, way(some)) for name, way in ways.items()}
-    return {
-        split: {name: round(one, 4) for name, one in row.items()} for split, row in found.items()
+        if not some:
+            continue
+        told = {"chance": [1 / len(one.choices) for one in some]}
+        for name, way in ways.items():
+            answers = zip(some, way(some), strict=True)
+            told[name] = [float(one.targets == answer) for one, answer in answers]
+        whole[split] = _means(told, range(len(some)))
+        places: dict[str, list[int]] = {}
+        for place, one in enumerate(some):
+            places.setdefault(one.relation, []).append(place)
+        relations[split] = {name: _means(told, here) for name, here in sorted(places.items())}
+    return Scores(whole, relations)
+
+
+def _ways(built: Built, views: Mapping[str, View]) -> dict[str, _Way]:
+    train = built.splits[TRAIN]
+    ways: dict[str, _Way] = {"majority": _counted(train, 1)}
+    if len({frozenset(one.choices) for some in built.splits.values() for one in some}) == 1:
+        return ways | {name: _linear(train, view) for name, view in views.items()}
+    return ways | {
+        "rarest": _counted(train, -1),
+        "words": _bayes(train),
+        "spelling": _spelling,
     }
 
 
-def _chance(some: Sequence[Question]) -> float:
-    return sum(1 / len(question.choices) for question in some) / len(some)
+def _means(told: Mapping[str, Sequence[float]], places: Sequence[int]) -> dict[str, float]:
+    return {
+        name: round(sum(right[place] for place in places) / len(places), 4)
+        for name, right in told.items()
+    }
 
 
-def _accuracy(some: Sequence[Question], answers: Sequence[str]) -> float:
-    right = (one.targets == answer for one, answer in zip(some, answers, strict=True))
-    return sum(right) / len(some)
-
-
-def _counted(train: Sequence[Question], sign: int) -> Callable[[Sequence[Question]], list[str]]:
+def _counted(train: Sequence[Question], sign: int) -> _Way:
     counts = Counter((one.relation, one.targets) for one in train)
 
     def answer(some: Sequence[Question]) -> list[str]:
@@ -79,7 +93,7 @@ def _counted(train: Sequence[Question], sign: int) -> Callable[[Sequence[Questio
     return answer
 
 
-def _bayes(train: Sequence[Question]) -> Callable[[Sequence[Question]], list[str]]:
+def _bayes(train: Sequence[Question]) -> _Way:
     """Naive Bayes with add-one smoothing; an answer never seen has nothing but its smoothing."""
     answers = Counter((one.relation, one.targets) for one in train)
     words = Counter(
@@ -119,7 +133,7 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())[:_LONGEST]
 
 
-def _linear(train: Sequence[Question], view: View) -> Callable[[Sequence[Question]], list[str]]:
+def _linear(train: Sequence[Question], view: View) -> _Way:
     """Logistic regression over which words and pairs of words there are, by Adam on all of it."""
     names = sorted(train[0].choices)
     examples, places = _features([view(one) for one in train])

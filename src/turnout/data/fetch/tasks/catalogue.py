@@ -115,7 +115,7 @@ _KNOWLEDGE = (_COUNTRIES, _ISO_CODES, _MAPS, _QUIZ, _WORDNET)
 _NAMES = tuple(source.name for source in _KNOWLEDGE)
 
 FACTS = TaskSet(
-    Corpus("facts", "closed-book questions of 35 kinds, with choices", 6.5, _KNOWLEDGE),
+    Corpus("facts", "closed-book questions of 36 kinds, with choices", 6.5, _KNOWLEDGE),
     (
         Task(
             "closed-book",

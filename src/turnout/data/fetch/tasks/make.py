@@ -147,6 +147,7 @@ def _record(
     files: Mapping[str, bytes],
     hashes: Mapping[str, str],
 ) -> dict[str, object]:
+    told = scores(built, task.views)
     return {
         "name": task.name,
         "summary": task.summary,
@@ -159,7 +160,8 @@ def _record(
             split: dict(sorted(Counter(one.relation for one in some).items()))
             for split, some in built.splits.items()
         },
-        "accuracy": scores(built, task.views),
+        "accuracy": told.whole,
+        "accuracy_by_relation": told.relations,
         "notes": dict(built.notes),
         "files": dict(hashes),
     }

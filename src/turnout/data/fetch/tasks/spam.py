@@ -37,7 +37,7 @@ _BLANKS = re.compile(r"\s+")
 
 
 def spam(sources: Sources, seed: int) -> Built:
-    """Mails, each body once, split by it.
+    """Mails, each body once as far as it is shown, split by it.
 
     Raises:
         ValueError: no mail can be read.
@@ -49,7 +49,8 @@ def spam(sources: Sources, seed: int) -> Built:
         match = _FOLDER.fullmatch(name)
         if match is None:
             continue
-        subject, body = read(raw)
+        subject, whole = read(raw)
+        body = whole[:_LONGEST]
         key = hashlib.sha256(body.lower().encode()).hexdigest()
         if len(body) < _SHORTEST:
             unreadable += 1
@@ -57,7 +58,7 @@ def spam(sources: Sources, seed: int) -> Built:
             repeated += 1
         else:
             seen.add(key)
-            text = f"{PREFIX} subject: {subject} body: {body[:_LONGEST]}"
+            text = f"{PREFIX} subject: {subject} body: {body}"
             one = ask(text, _ANSWERS, match[1], RELATION, f"{match[1]} {match[2]}")
             splits[split_of(key, seed)].append(one)
     if not seen:
