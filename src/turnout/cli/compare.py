@@ -41,12 +41,29 @@ def run(arguments: Sequence[str]) -> int:
     options = parser.parse(rest, known)
     if options.dense:
         raise UserError("compare takes no --dense: the dense twin is derived from the sparse run")
+    if options.by_source:
+        dense, sparse = map(Path, options.by_source)
+        return _by_source(dense, sparse, options.out)
     require(options.jobs >= 1, "--jobs", options.jobs, "at least 1")
     protocol = _protocol(options, dotted)
     if options.dry_run:
         print(describe(protocol), end="")
         return 0
     return _compare(protocol, _folder(protocol, options.out), arguments, options.jobs)
+
+
+def _by_source(dense: Path, sparse: Path, out: str | None) -> int:
+    from turnout.compare.by_source import by_source, draw
+
+    found = by_source(dense, sparse)
+    folder = Path(out or sparse)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, ratio in found.speed_ups.items():
+        losses = f"dense {found.dense[name]:.4f}, sparse {found.sparse[name]:.4f} nats a target"
+        print(f"{name:<12} {ratio.text():>12}  {losses}")
+    print(found.line)
+    print(f"figures: {found.save(folder)}\npicture: {draw(found, folder)}")
+    return 0
 
 
 def describe(protocol: Protocol) -> str:
@@ -75,6 +92,13 @@ def _parser() -> Parser:
         _EPILOG,
     )
     add_options(parser, dense=argparse.SUPPRESS)
+    parser.add_argument(
+        "--by-source",
+        nargs=2,
+        metavar=("DENSE", "SPARSE"),
+        help="train nothing: two runs on the sources of one mixture, such as languages, and how "
+        "much sooner the sparse one learnt each",
+    )
     parser.add_argument(
         "--experts", nargs="+", metavar="E", help="counts of experts; default: the preset's alone"
     )
