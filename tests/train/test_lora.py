@@ -125,6 +125,15 @@ def test_a_run_is_loaded_merged(lora_run: RunConfig, tmp_path: Path, average: fl
         assert torch.equal(native.read(name), untouched[name]) == (name not in adapted)
 
 
+def test_a_model_with_adapters_is_saved_merged(lora_run: RunConfig, tmp_path: Path) -> None:
+    model = train(open_session(lora_run), None, 3).state.model
+    turnout.save(model, tmp_path / "saved")
+    expected, found = copies(adapters.merged(model)), copies(turnout.load(tmp_path / "saved"))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert any(adapters.carried(model))
+
+
 def test_another_rank_or_none_is_another_model(lora_run: RunConfig, tmp_path: Path) -> None:
     train(open_session(lora_run), tmp_path)
     for lora in (None, replace(LORA, rank=5)):

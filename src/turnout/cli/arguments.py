@@ -6,11 +6,13 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from turnout.config import io
 from turnout.config.errors import UserError
+from turnout.config.lora import LoraConfig
 from turnout.config.train import RunConfig
 
 
@@ -82,5 +84,10 @@ def split_dotted(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def option_names(config: RunConfig) -> list[str]:
     """The dotted options of a configuration, as they are typed."""
-    names = (name for name, _ in io.flat(io.to_dict(config)) if "." in name)
-    return [f"--{name.replace('_', '-')}" for name in names]
+    return [f"--{name.replace('_', '-')}" for name, _ in dotted_values(config)]
+
+
+def dotted_values(config: RunConfig) -> list[tuple[str, Any]]:
+    """Dotted names and values; those of a table that is none are its defaults."""
+    table = io.to_dict(replace(config, lora=config.lora or LoraConfig()))
+    return [pair for pair in io.flat(table) if "." in pair[0]]

@@ -9,7 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from turnout.cli.arguments import Parser, command, option_names, split_dotted
+from turnout.cli.arguments import (
+    Parser,
+    command,
+    dotted_values,
+    option_names,
+    split_dotted,
+)
 from turnout.cli.auto import laid_out
 from turnout.cli.launch import Launch
 from turnout.cli.resolve import add_options, fresh_folder, resolve
@@ -138,11 +144,12 @@ def _parser() -> Parser:
 def _help(parser: Parser, config: RunConfig) -> str:
     """All options, with the values that the given preset has."""
     names = "\n".join(f"  {name:<18} {preset.summary}" for name, preset in PRESETS.items())
-    dotted = [pair for pair in io.flat(io.to_dict(config)) if "." in pair[0]]
+    dotted = dotted_values(config)
     values = "\n".join(f"  --{name.replace('_', '-')} {value}" for name, value in dotted)
+    adapters = "" if config.lora else "; adapters are off until one of theirs is given"
     return (
         f"{parser.format_help()}\npresets:\n{names}\n\n"
-        f"any value of the configuration, here those of {config.preset}:\n{values}"
+        f"any value of the configuration, here those of {config.preset}{adapters}:\n{values}"
     )
 
 

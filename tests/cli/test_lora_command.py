@@ -47,6 +47,12 @@ def test_a_run_of_adapters(turnout: Turnout, run: list[str], tmp_path: Path) -> 
     assert "same most probable token  100.00%" in checked.out
 
 
+def test_help_has_the_options(turnout: Turnout) -> None:
+    said = turnout("train", "--help").out
+    assert "\n  --lora.rank 8\n" in said and "adapters are off until one of theirs" in said
+    assert "did you mean --lora.rank?" in turnout("train", "--rank", "3").err
+
+
 def test_refusals_are_one_line(turnout: Turnout, run: list[str], tmp_path: Path) -> None:
     dense = turnout(*run, "--dense", "--out", "dense", "--lora.rank", "4")
     assert dense.code == 2
