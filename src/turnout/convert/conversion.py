@@ -79,7 +79,7 @@ def to_native(
     with arriving(target) as place:
         step = folders.step_folder(place, 0)
         meta: dict[str, Any] = {"step": 0, "tokens": 0, "config": io.to_dict(config)}
-        note, fingerprint = _keep_tokenizer(config, foreign, place)
+        note, fingerprint = keep_tokenizer(config, foreign, place)
         meta |= fingerprint
         arriving_tensors = map(itemgetter(1), natives(foreign, mapped))
         tensors = _counted(arriving_tensors, len(planned), progress)
@@ -109,7 +109,7 @@ def to_foreign(
         UserError: no family can say what the model is, or the target is there already.
     """
     model = source.config
-    carried = dict(_carried(source.carried))
+    carried = dict(carried_files(source.carried))
     base = original(source)
     base.pop("quantization_config", None)  # what is written is not quantised
     family, table = written_by(model, base.get("model_type"))
@@ -132,7 +132,7 @@ def to_foreign(
 
 def original(source: Source) -> dict[str, Any]:
     """The configuration of the checkpoint that a run came from; empty where there is none."""
-    carried = dict(_carried(source.carried))
+    carried = dict(carried_files(source.carried))
     return read_json(carried[CONFIG]) if CONFIG in carried else {}
 
 
@@ -200,7 +200,7 @@ def run_of(foreign: Foreign, mapped: Mapped) -> tuple[RunConfig, tuple[str, ...]
     return config, ("no tokenizer.json or spiece.model: prompts will be read as bytes",)
 
 
-def _keep_tokenizer(
+def keep_tokenizer(
     config: RunConfig, foreign: Foreign, place: Path
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
     """Its copy in the run's folder, as training keeps one; a note where it cannot be read."""
@@ -229,7 +229,8 @@ def _without_copies(bound: Sequence[Bound]) -> list[Bound]:
     return list({each.foreign: each for each in reversed(bound)}.values())[::-1]
 
 
-def _carried(folder: Path | None) -> Iterator[tuple[str, Path]]:
+def carried_files(folder: Path | None) -> Iterator[tuple[str, Path]]:
+    """The files of a Hugging Face checkpoint that a run keeps, where it keeps them."""
     for name in (CONFIG, *COMPANIONS):
         if folder is not None and (folder / name).is_file():
             yield name, folder / name

@@ -92,11 +92,17 @@ def natives(foreign: Foreign, mapped: Mapped) -> Iterator[tuple[str, Tensor]]:
         UserError: a tensor that must be a copy is none.
     """
     for each in mapped.bound:
-        tensors = each.operation.to_native(*_read(foreign, each))
-        assert len(tensors) == len(each.native)
+        tensors = made(foreign, each)
         for name in each.native:
             yield name, tensors.pop(0)  # of which nothing is kept here
     check_copies(foreign, mapped)
+
+
+def made(foreign: Foreign, each: Bound) -> list[Tensor]:
+    """Our tensors of one rule."""
+    tensors = each.operation.to_native(*_read(foreign, each))
+    assert len(tensors) == len(each.native)
+    return tensors
 
 
 def _read(foreign: Foreign, each: Bound) -> tuple[Iterator[Tensor], int]:

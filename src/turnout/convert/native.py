@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -38,16 +39,22 @@ class Native(Source):
 
     Attributes:
         folder: of the step.
+        above: of the run.
         run: the whole configuration.
+        meta: everything that the checkpoint says beside its tensors.
+        sha256: of the index, which names that of every file.
     """
 
     def __init__(self, reader: Reader, *, merge: bool = True) -> None:
         folder = reader.folder
         self.folder = folder
-        self.run: RunConfig = io.from_dict(RunConfig, reader.index.meta["config"])
+        self.meta: Mapping[str, Any] = reader.index.meta
+        self.run: RunConfig = io.from_dict(RunConfig, self.meta["config"])
         self.config = self.run.model
-        above = folder.parent.parent if folder.parent.name == "checkpoints" else folder
-        self.carried = above / CARRIED
+        self.sha256 = str(reader.index.to_json()["sha256"])
+        inside = folder.parent.name == folders.CHECKPOINTS
+        self.above = folder.parent.parent if inside else folder
+        self.carried = self.above / CARRIED
         self._reader = reader
         self._merge = merge
 
@@ -61,15 +68,14 @@ class Native(Source):
         return [name for name in self._all if self._is_adapter(name)]
 
     def planned(self, name: str) -> Planned:
-        entry = self._reader.index.tensors[self._stored(name)]
-        return Planned(name, named_dtype(entry.dtype), entry.shape)
+        return replace(self.planned_as_stored(self._stored(name)), name=name)
 
     def read(self, name: str) -> Tensor:
-        found = self._reader.tensor(self._stored(name))
+        found = self.read_as_stored(self._stored(name))
         parts = [f"{name}{MARK}.{part}" for part in ("a", "b")]
         if not self._merge or self.run.lora is None or parts[0] not in self._all:
             return found
-        a, b = (self._reader.tensor(self._stored(part)) for part in parts)
+        a, b = (self.read_as_stored(self._stored(part)) for part in parts)
         scale = self.run.lora.alpha / self.run.lora.rank
         return (found.float() + delta(a, b, scale)).to(found.dtype)
 
@@ -80,6 +86,19 @@ class Native(Source):
 
     def _is_adapter(self, name: str) -> bool:
         return self.run.lora is not None and name.split(".")[-2].endswith(MARK)
+
+    def section(self, prefix: str) -> list[str]:
+        """The names of what the checkpoint holds under a prefix, such as ``optimizer.``."""
+        return [name for name in self._reader.index.tensors if name.startswith(prefix)]
+
+    def planned_as_stored(self, name: str) -> Planned:
+        """What ``read_as_stored`` will give."""
+        entry = self._reader.index.tensors[name]
+        return Planned(name, named_dtype(entry.dtype), entry.shape)
+
+    def read_as_stored(self, name: str) -> Tensor:
+        """A tensor by its whole name."""
+        return self._reader.tensor(name)
 
     def _stored(self, name: str) -> str:
         average = AVERAGE + name
@@ -106,17 +125,27 @@ def write_native(
     plans: Sequence[Sequence[Planned]],
     tensors: Iterator[Tensor],
 ) -> None:
-    """A step's folder of shards, the tensors in the order of the plans."""
+    """A step's folder of shards: the weights of a model in the order of the plans."""
+    named = [[replace(each, name=MODEL + each.name) for each in plan] for plan in plans]
+    write_stored(folder, meta, named, tensors)
+
+
+def write_stored(
+    folder: Path,
+    meta: Mapping[str, Any],
+    plans: Sequence[Sequence[Planned]],
+    tensors: Iterator[Tensor],
+) -> None:
+    """The same with the whole names, for what is no weight."""
     folder.mkdir(parents=True)
     json.dumps(meta, allow_nan=False)
     shards: dict[str, ShardEntry] = {}
     entries: dict[str, TensorEntry] = {}
     for number, plan in enumerate(plans, start=1):
         file = shard_name(number, len(plans))
-        named = [Planned(MODEL + each.name, each.dtype, each.shape) for each in plan]
-        written = write_stream(folder / file, named, _next(tensors, len(named)))
+        written = write_stream(folder / file, plan, _next(tensors, len(plan)))
         shards[file] = written.entry
-        for each in named:
+        for each in plan:
             origin, crc32 = (0,) * len(each.shape), written.crc32[each.name]
             piece = PieceEntry(file, each.name, origin, each.shape, crc32)
             entries[each.name] = TensorEntry(each.shape, dtype_name(each.dtype), (piece,))

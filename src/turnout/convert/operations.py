@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 
-class Operation(ABC):
-    """Both directions between the tensors of a rule. Either works on the meta device too, which
-    is how shapes are checked before anything is read.
+class Making(ABC):
+    """How tensors of a rule are made of others: of a checkpoint of somebody else's, or of another
+    model of ours. It works on the meta device too, which is how shapes are checked before anything
+    is read.
 
     Attributes:
         by_entry: whether it takes one tensor of theirs by the entries of its first axis, of which
@@ -28,6 +29,10 @@ class Operation(ABC):
     def to_native(self, foreign: Iterable[Tensor], count: int) -> list[Tensor]:
         """Our tensors from ``count`` of theirs, or of one's entries, which are read one at a time,
         in order."""
+
+
+class Operation(Making):
+    """Both directions between the tensors of a rule, either of them on the meta device too."""
 
     @abstractmethod
     def to_foreign(self, native: Iterable[Tensor]) -> Iterator[Tensor]:

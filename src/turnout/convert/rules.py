@@ -6,17 +6,18 @@ sparse layer, ``{stack}`` is the stack.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from turnout.config.counts import Stack
-from turnout.convert.operations import Operation, Same
+from turnout.convert.operations import Making, Operation, Same
 
+M = TypeVar("M", bound=Making, covariant=True)
 Where = Literal["model", "stack", "every", "dense", "sparse"]
 
 
 @dataclass(frozen=True)
-class Rule:
-    """Tensors of ours, tensors of theirs, and how one becomes the other.
+class RuleBy(Generic[M]):
+    """Tensors of ours, tensors of theirs, and how the latter become the former.
 
     Attributes:
         where: for the model once, once a stack, or for every, every dense or every sparse layer.
@@ -25,18 +26,23 @@ class Rule:
 
     native: tuple[str, ...]
     foreign: tuple[str, ...]
-    operation: Operation = field(default_factory=Same)
+    operation: M = field(default_factory=Same)  # type: ignore[assignment]
     where: Where = "every"
     stacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Bound:
+class BoundBy(Generic[M]):
     """A rule with its names filled in."""
 
     native: tuple[str, ...]
     foreign: tuple[str, ...]
-    operation: Operation
+    operation: M
+
+
+# Those of a conversion go both ways.
+Rule = RuleBy[Operation]
+Bound = BoundBy[Operation]
 
 
 def rule(
@@ -57,9 +63,9 @@ def renamed(prefixes: tuple[str, str], names: Mapping[str, str], where: Where) -
     return [rule(ours + a, theirs + b, where=where) for a, b in names.items()]
 
 
-def bind(rules: Iterable[Rule], stacks: Sequence[Stack]) -> list[Bound]:
+def bind(rules: Iterable[RuleBy[M]], stacks: Sequence[Stack]) -> list[BoundBy[M]]:
     """The rules with the names of a model of these stacks."""
-    found: list[Bound] = []
+    found: list[BoundBy[M]] = []
     for each in rules:
         if each.where == "model":
             found.append(_bound(each, {}, 0))
@@ -70,7 +76,7 @@ def bind(rules: Iterable[Rule], stacks: Sequence[Stack]) -> list[Bound]:
     return found
 
 
-def _of_stack(each: Rule, stack: Stack) -> list[Bound]:
+def _of_stack(each: RuleBy[M], stack: Stack) -> list[BoundBy[M]]:
     if each.where == "stack":
         return [_bound(each, {"stack": stack.name}, 0)]
     experts = dict(zip(stack.sparse_layers, (moe.num_experts for moe in stack.sparse), strict=True))
@@ -85,14 +91,14 @@ def _of_stack(each: Rule, stack: Stack) -> list[Bound]:
     ]
 
 
-def _bound(each: Rule, words: Mapping[str, str], experts: int) -> Bound:
+def _bound(each: RuleBy[M], words: Mapping[str, str], experts: int) -> BoundBy[M]:
     foreign: list[str] = []
     for name in each.foreign:
         if "{expert}" in name:
             foreign += [_filled(name, {**words, "expert": str(e)}) for e in range(experts)]
         else:
             foreign.append(_filled(name, words))
-    return Bound(
+    return BoundBy(
         tuple(_filled(name, words) for name in each.native), tuple(foreign), each.operation
     )
 

@@ -1,6 +1,7 @@
-"""What a conversion reads our tensors from: a checkpoint, or a model in memory."""
+"""What a conversion reads our tensors from: a checkpoint of either kind, or a model in memory."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import final
 
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from turnout.checkpoint.stream import Planned
 from turnout.config.model import ModelConfig
+from turnout.convert.folder import Foreign
+from turnout.convert.mapping import Mapped, made, parameters
 from turnout.models.adapters import merged
 from turnout.models.base import Model
 
@@ -56,3 +59,32 @@ class Held(Source):
 
     def read(self, name: str) -> Tensor:
         return self._tensors[name]
+
+
+@final
+class Translated(Source):
+    """A Hugging Face folder by our names; in memory are the tensors of the last rule that was
+    asked for."""
+
+    def __init__(self, foreign: Foreign, mapped: Mapped) -> None:
+        self.config = mapped.config
+        self.carried = foreign.folder
+        self._foreign = foreign
+        self._rules = {name: each for each in mapped.bound for name in each.native}
+        self._shapes = {name: tuple(t.shape) for name, t in parameters(mapped.config).items()}
+        self._last: Mapping[str, Tensor] = {}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._shapes)
+
+    def planned(self, name: str) -> Planned:
+        dtype = self._foreign.dtype(self._rules[name].foreign[0])
+        return Planned(name, dtype, self._shapes[name])
+
+    def read(self, name: str) -> Tensor:
+        if name not in self._last:
+            each = self._rules[name]
+            self._last = {}
+            self._last = dict(zip(each.native, made(self._foreign, each), strict=True))
+        return self._last[name]
