@@ -55,6 +55,10 @@ ARROWS: dict[str, frozenset[str]] = {
         {"config", "pytree", "data", "moe", "models", "checkpoint", "train.session"}
     ),
     "convert": frozenset({"config", "data", "models", "checkpoint"}),
+    # What is written must be what `turnout train --resume` reads: the state of its loop, too.
+    "surgery": frozenset(
+        {"config", "data", "moe", "models", "checkpoint", "convert", "train.control"}
+    ),
     # The trainer knows an abstract Ranks alone, which this package makes real.
     "parallel": frozenset(
         {

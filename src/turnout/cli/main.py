@@ -33,6 +33,9 @@ COMMANDS = {
     "report": Command("turnout.cli.report", "write a run's report, or compare several, as HTML"),
     "check": Command("turnout.cli.check", "whether a router keeps the contract, a model leaks"),
     "convert": Command("turnout.cli.convert", "from Hugging Face checkpoints, and back"),
+    "surgery": Command(
+        "turnout.cli.surgery", "upcycle, prune, merge, split experts, and the way back"
+    ),
     "checkpoint": Command("turnout.cli.checkpoint", "inspect, verify and reshard what a run saved"),
     "plan": Command("turnout.cli.plan", "memory, time and layout of a run, before it is started"),
     "data": Command("turnout.cli.data", "fetch larger corpora, build shards, describe them"),

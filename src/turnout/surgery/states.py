@@ -1,0 +1,147 @@
+"""The optimiser's state of the new model, made by the rules that made its weights.
+
+What a new weight's state is made of stands under the old weight's name; state that no rule can
+make is left out, and the optimiser begins anew for that weight.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from turnout.checkpoint.stream import Planned
+from turnout.config.errors import UserError
+from turnout.config.optimizers import AdafactorConfig
+from turnout.convert.native import AVERAGE, MODEL, Native
+from turnout.convert.rules import BoundBy
+from turnout.surgery.base import one
+from turnout.surgery.changes import Change
+from turnout.surgery.plan import Plan
+
+OPTIMIZER = "optimizer."
+EXPERTS = ".experts."
+
+
+@dataclass(frozen=True)
+class States:
+    """What beside the weights is taken along.
+
+    Attributes:
+        rules: one for each tensor, by whole names.
+        planned: the tensors.
+        scalars: of each weight that has state, its count of steps.
+        untrained: weights without.
+    """
+
+    rules: tuple[BoundBy[Change], ...]
+    planned: tuple[Planned, ...]
+    scalars: Mapping[str, Mapping[str, float]]
+    untrained: tuple[str, ...]
+
+    def tensors(self, native: Native) -> Iterator[Tensor]:
+        """The tensors; in memory are those of one rule."""
+        for rule, planned in zip(self.rules, self.planned, strict=True):
+            (found,) = rule.operation.to_native(
+                map(native.read_as_stored, rule.foreign), len(rule.foreign)
+            )
+            yield found.to(planned.dtype)
+
+
+def nothing(plan: Plan) -> States:
+    """No state: an optimiser that begins anew."""
+    return States((), (), {}, tuple(_trained(plan)))
+
+
+def taken_along(plan: Plan, native: Native) -> States:
+    """The state of a checkpoint, by the rules of the plan.
+
+    Raises:
+        UserError: it holds none, or that of another optimiser than the run's.
+    """
+    saved = native.meta.get("optimizer")
+    if not saved:
+        raise UserError(
+            f"--optimizer keep: {native.folder} holds no optimiser state; --optimizer drop does"
+        )
+    stored = dict.fromkeys(native.section(OPTIMIZER))
+    rules: list[BoundBy[Change]] = []
+    scalars: dict[str, Mapping[str, float]] = {}
+    for rule in plan.rules:
+        (name,) = rule.native
+        found = _slots(rule, stored, plan, native)
+        if found:
+            scalars[name] = saved["state"][rule.foreign[0]]
+            rules += found
+    untrained = tuple(name for name in _trained(plan) if name not in scalars)
+    rules += _average(plan, native)
+    planned = tuple(_planned(rule, native) for rule in rules)
+    return States(tuple(rules), planned, scalars, untrained)
+
+
+def _slots(
+    rule: BoundBy[Change], stored: Mapping[str, None], plan: Plan, native: Native
+) -> list[BoundBy[Change]]:
+    if not rule.foreign:
+        return []
+    (name,) = rule.native
+    prefix = f"{OPTIMIZER}{rule.foreign[0]}."
+    found = []
+    for key in [each.removeprefix(prefix) for each in stored if each.startswith(prefix)]:
+        slot = rule.operation.slot(key)
+        if slot is None or not _fits(key, name, plan):
+            return []
+        old = [f"{OPTIMIZER}{each}.{slot.old}" for each in rule.foreign]
+        found.append(one(f"{OPTIMIZER}{name}.{key}", old, slot.change))
+    return found
+
+
+def _fits(key: str, name: str, plan: Plan) -> bool:
+    """Whether Adafactor keeps the new weight's second moments in this form."""
+    config = plan.run.optimizer
+    if not isinstance(config, AdafactorConfig):
+        return True
+    shape = next(each.shape for each in plan.planned if each.name == name)
+    inner = len(shape) - (EXPERTS in name)
+    factored = inner >= 2 and min(shape[-2:]) >= config.min_factored
+    return (key in ("row", "column")) == factored
+
+
+def _average(plan: Plan, native: Native) -> list[BoundBy[Change]]:
+    """The moving averages: of what is drawn anew there are none yet."""
+    if not native.section(AVERAGE):
+        return []
+    return [
+        one(
+            AVERAGE + rule.native[0],
+            [(AVERAGE if _has(native, AVERAGE + name) else MODEL) + name for name in rule.foreign],
+            rule.operation,
+        )
+        for rule in plan.rules
+        if rule.native[0] in plan.parameters and rule.foreign
+    ]
+
+
+def _has(native: Native, name: str) -> bool:
+    return name in native.section(name)
+
+
+def _trained(plan: Plan) -> Iterator[str]:
+    return (each.name for each in plan.planned if each.name in plan.parameters)
+
+
+def _planned(rule: BoundBy[Change], native: Native) -> Planned:
+    (name,) = rule.native
+    if not rule.foreign:
+        raise AssertionError(f"{name} is made of nothing")
+    ours = [native.planned_as_stored(each) for each in rule.foreign]
+    meta = (torch.empty(each.shape, dtype=each.dtype, device="meta") for each in ours)
+    (found,) = rule.operation.to_native(meta, len(ours))
+    return Planned(name, ours[0].dtype, tuple(found.shape))
+
+
+def described(kind: str, states: States) -> dict[str, Any]:
+    """What a checkpoint says of the optimiser."""
+    state = {name: dict(own) for name, own in states.scalars.items()}
+    return {"kind": kind, "state": state, "untrained": list(states.untrained)}
