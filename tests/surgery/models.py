@@ -1,6 +1,5 @@
 """Small random models as runs' folders, and operations on them without a command line."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +55,13 @@ def two_stacks(
 
 def sparse(experts: int = 4, **fields: Any) -> MoEConfig:
     """Top-2, renormalised, in every layer, unless said otherwise."""
-    usual = MoEConfig(
-        experts,
-        TopKRouter(2),
-        placement=Placement(1),
-        train_capacity_factor=None,
-        init_scale=1.0,
-    )
-    return replace(usual, **fields)
+    usual: dict[str, Any] = {
+        "router": TopKRouter(2),
+        "placement": Placement(1),
+        "train_capacity_factor": None,
+        "init_scale": 1.0,
+    }
+    return MoEConfig(experts, **{**usual, **fields})
 
 
 SWITCH = {"router": SwitchRouter(), "placement": Placement(2)}
