@@ -125,7 +125,7 @@ def build_merge(options: Options, sources: "tuple[Opened, ...]", rows: "RowsOf")
     from turnout.surgery.operate import loaded
 
     first = sources[0]
-    experts.check_keep(first.run.model, options.to)
+    experts.check_keep(first.run.model, options.to, "--to")
     model = loaded(first)
     found = observe(model, rows(first.run))
     vectors = {name: each.output for name, each in found.items()}

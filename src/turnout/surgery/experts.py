@@ -59,7 +59,7 @@ def merge(
         )
         for name in layers
     }
-    check_keep(config, min(map(len, blends.values())))
+    check_keep(config, min(map(len, blends.values())), "--to")
     why = "experts are means of several"
     shown = {name: [list(group) for group in groups[name]] for name in layers}
     asked = {"groups": shown, "loads": _plain(loads)}
@@ -224,20 +224,20 @@ def keep_only(config: ModelConfig, kept: Sequence[int]) -> Recast:
         for expert in kept:
             _check_expert(expert, number, name)
     require(len(set(kept)) == len(kept), "--experts", list(kept), "different numbers")
-    check_keep(config, len(kept))
+    check_keep(config, len(kept), "--experts")
     blends = {name: tuple(map(Blend.copy, kept)) for name in layers}
     why = f"experts are gone, and the routers choose among the {len(kept)} that are left"
     return Recast("prune", blends, Expectation(False, why), {"experts": list(kept)})
 
 
-def check_keep(config: ModelConfig, keep: int) -> None:
+def check_keep(config: ModelConfig, keep: int, option: str = "--keep") -> None:
     """Raises UserError unless every layer has as many experts, and its router chooses no more."""
     for name, layer in sparse_layers(config).items():
         assert layer.moe is not None
         number, least = experts_of(layer), layer.moe.router.active
         require(
             least <= keep <= number,
-            "--keep",
+            option,
             keep,
             f"from {least}, the choices of the router, to {number}, the experts of {name}",
             "" if keep >= least else "choose fewer first (`turnout surgery choices`)",

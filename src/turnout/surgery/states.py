@@ -61,9 +61,15 @@ def taken_along(plan: Plan, native: Native) -> States:
         UserError: it holds none, or that of another optimiser than the run's.
     """
     saved = native.meta.get("optimizer")
-    if not saved:
+    if not saved or not saved["state"]:
         raise UserError(
-            f"--optimizer keep: {native.folder} holds no optimiser state; --optimizer drop does"
+            f"--optimizer keep: {native.folder} holds no optimiser state; leave it out, and the "
+            "optimiser begins anew"
+        )
+    if saved["kind"] != plan.run.optimizer.kind:
+        raise UserError(
+            f"optimizer = {plan.run.optimizer.kind!r}: must be {saved['kind']!r} with --optimizer "
+            "keep, whose state that is"
         )
     stored = dict.fromkeys(native.section(OPTIMIZER))
     rules: list[BoundBy[Change]] = []
