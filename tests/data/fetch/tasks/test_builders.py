@@ -1,6 +1,11 @@
 """What holds for every task: valid choices, disjoint splits, the same by the same seed."""
 
+import hashlib
+import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from tests.data.fetch.tasks.small import sources
@@ -47,6 +52,30 @@ def test_the_same_seed_gives_the_same_and_another_does_not(task: Task, built: Bu
     again = task.build(sources(*task.sources), 0)
     assert again.splits == built.splits
     assert task.build(sources(*task.sources), 1).splits["train"] != built.splits["train"]
+
+
+def test_another_process_with_another_hash_of_strings_makes_the_same(
+    task: Task, built: Built
+) -> None:
+    """Sets of strings come in another order there: none may reach the questions."""
+    code = (
+        "import sys, hashlib; from tests.data.fetch.tasks.small import sources\n"
+        "from tests.data.fetch.tasks.test_builders import ALL\n"
+        "task = next(task for task in ALL if task.name == sys.argv[1])\n"
+        "lines = (one.line for some in task.build(sources(*task.sources), 0).splits.values() "
+        "for one in some)\n"
+        "print(hashlib.sha256(''.join(lines).encode()).hexdigest())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, task.name],
+        cwd=Path(__file__).parents[4],
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = "".join(one.line for some in built.splits.values() for one in some)
+    assert done.stdout.strip() == hashlib.sha256(lines.encode()).hexdigest()
 
 
 def test_right_answers_stand_anywhere(built: Built) -> None:

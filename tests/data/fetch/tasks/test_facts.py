@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from functools import cache
 
 import pytest
 from hypothesis import given
@@ -21,17 +22,22 @@ AFRICA = {
 }
 
 
+@cache
+def known() -> dict[tuple[str, str], Fact]:
+    return {(one.relation, one.subject): one for one in known_facts(sources())}
+
+
 def found(relation: str, subject: str) -> Fact:
-    return {(one.relation, one.subject): one for one in known_facts(sources())}[relation, subject]
+    return known()[relation, subject]
 
 
 def test_countries_are_one_entity_under_all_their_names() -> None:
-    known = countries(sources("iso-codes", "countries-list"))
-    assert known.names["AA"] == "Land AA"
+    lands = countries(sources("iso-codes", "countries-list"))
+    assert lands.names["AA"] == "Land AA"
     for name in ("LAND AA", "Land AA, Republic of", "the republic of land aa", "Old AA"):
-        assert known.entity(name) == "Land AA"
-    assert known.entity("Republic of Land AA") == "Land AA"  # turned round
-    assert known.entity("Atlantis") == "Atlantis"
+        assert lands.entity(name) == "Land AA"
+    assert lands.entity("Republic of Land AA") == "Land AA"  # turned round
+    assert lands.entity("Atlantis") == "Atlantis"
     assert countries(sources("iso-codes")).names["AA"] == "Republic of Land AA"
 
 
@@ -78,8 +84,8 @@ def test_a_source_that_contradicts_itself_is_not_believed() -> None:
     assert consolidate([fact("Lahore"), fact("Lahore")]) == [fact("Lahore")]
     others = consolidate([fact("Lahore"), fact("Chandigarh", "quiz")])
     assert others == [fact("Lahore", also=frozenset({"Chandigarh"}))]
-    known = fact("Lahore", also=frozenset({"Chandigarh"}))
-    assert consolidate([known, fact("Chandigarh")]) == [known]
+    both = fact("Lahore", also=frozenset({"Chandigarh"}))
+    assert consolidate([both, fact("Chandigarh")]) == [both]
 
 
 @pytest.mark.parametrize(
@@ -121,12 +127,12 @@ def test_the_index_names_the_fields_of_the_quiz() -> None:
 
 
 def test_hostile_maps_and_tables() -> None:
-    known = countries(sources("iso-codes"))
+    lands = countries(sources("iso-codes"))
     bomb = b'<!DOCTYPE a [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><map>&b;</map>'
     good = a_map("X", "Provinces", {"Mark": "Town"}).encode()
     for raw, message in ((bomb, "declares entities"), (good[:-9], "is no XML"), (b"", "no XML")):
         with pytest.raises(ValueError, match=message):
-            list(map_facts({"kgeography": {"x.kgm": raw}}, known))
+            list(map_facts({"kgeography": {"x.kgm": raw}}, lands))
     tables = dict(sources("iso-codes")["iso-codes"])
     name = next(file for file in tables if file.endswith("iso_4217.json"))
     for raw, message in (
@@ -136,9 +142,9 @@ def test_hostile_maps_and_tables() -> None:
         (b'{"4217": [1]}', "holds no table"),
     ):
         with pytest.raises(ValueError, match=message):
-            list(iso_facts({"iso-codes": {**tables, name: raw}}, known))
+            list(iso_facts({"iso-codes": {**tables, name: raw}}, lands))
     rows = json.dumps({"4217": [{"alpha_3": 7, "name": "Seven"}, {"name": "None"}]}).encode()
-    kept = list(iso_facts({"iso-codes": {**tables, name: rows}}, known))
+    kept = list(iso_facts({"iso-codes": {**tables, name: rows}}, lands))
     assert not [one for one in kept if one.relation == "currency-code"]
 
 
