@@ -23,7 +23,7 @@ ARROWS: dict[str, frozenset[str]] = {
     "objectives": frozenset({"config", "pytree", "moe", "models", "data.batch"}),
     "conformance": frozenset({"config", "moe", "models", "data.batch"}),
     "integrations": frozenset(
-        {"config", "nn", "moe", "models", "conformance", "checkpoint", "convert"}
+        {"config", "nn", "moe", "models", "conformance", "checkpoint", "convert", "evaluate"}
     ),
     "checkpoint": frozenset({"config"}),
     "plan": frozenset({"config"}),
@@ -59,6 +59,8 @@ ARROWS: dict[str, frozenset[str]] = {
     "surgery": frozenset(
         {"config", "data", "moe", "models", "checkpoint", "convert", "train.control"}
     ),
+    # A subject begins with a run folder, which train.session opens.
+    "evaluate": frozenset({"config", "data", "models", "generate", "convert", "train.session"}),
     # The trainer knows an abstract Ranks alone, which this package makes real.
     "parallel": frozenset(
         {

@@ -130,6 +130,18 @@ def with_commands() -> list[object]:
     ]
 
 
+def write_tasks(document: Path) -> None:
+    """A block that begins with its file's name is that file; blocks of JSON are its examples."""
+    for text in blocks(document, "toml"):
+        if text.startswith("# "):
+            file = Path(text.splitlines()[0].removeprefix("# "))
+            file.parent.mkdir()
+            file.write_text(text)
+            for split in ("train", "validation"):
+                examples = "".join(blocks(document, "json"))
+                (file.parent / f"{split}.jsonl").write_text(examples)
+
+
 @pytest.mark.parametrize("document", with_commands())
 def test_commands_run(
     document: Path, workplace: object, capsys: pytest.CaptureFixture[str]
@@ -148,6 +160,7 @@ def test_commands_run(
     mixture = "\n".join(blocks(document, "toml"))
     alone = "[data]\npaths = []\n\n[data.mixture]"
     Path("mixture.toml").write_text(mixture.replace("[data.mixture]", alone, 1))
+    write_tasks(document)
     shutil.copytree("notes", "letters")
     shutil.copy("notes/01.txt", "postcards.txt")
     for command, *arguments in commands(document):

@@ -82,6 +82,18 @@ def split_dotted(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return rest, dotted
 
 
+def file_target(option: str, text: str) -> Path:
+    """A file to be written at the end of long work.
+
+    Raises:
+        UserError: its folder is not there, or it is a folder itself.
+    """
+    path = Path(text)
+    if not path.absolute().parent.is_dir() or path.is_dir():
+        raise UserError(f"{option} {text}: must be a file in a folder that exists")
+    return path
+
+
 def option_names(config: RunConfig) -> list[str]:
     """The dotted options of a configuration, as they are typed."""
     return [f"--{name.replace('_', '-')}" for name, _ in dotted_values(config)]

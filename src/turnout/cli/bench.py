@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from turnout.bench.options import SUITES, TOUR, offer
-from turnout.cli.arguments import Parser
+from turnout.cli.arguments import Parser, file_target
 from turnout.config.errors import UserError
 from turnout.probe.style import altair
 
@@ -125,9 +125,7 @@ def _target(option: str, text: str | None) -> Path | None:
     """A file to be written, whose folder must be there before anything is measured."""
     if text is None:
         return None
-    path = Path(text)
-    if not path.absolute().parent.is_dir() or path.is_dir():
-        raise UserError(f"{option} {text}: must be a file in a folder that exists")
+    path = file_target(option, text)
     if option == "--chart" and path.suffix != ".png":
         raise UserError(f"{option} {text}: must end in .png")
     if option == "--chart":

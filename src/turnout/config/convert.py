@@ -65,7 +65,7 @@ def _union(members: tuple[Any, ...], value: Any, base: Any, path: str) -> Any:
     if len(kinds) < len(members) and (given is None or given == NONE):
         return None
     if not is_dataclass(kinds[0]):
-        return convert(kinds[0], value, base, path)
+        return convert(_plain(kinds, given), value, base, path)
     if len(kinds) == 1:
         return _dataclass(kinds[0], value, base, path)
     if isinstance(given, str):
@@ -74,6 +74,12 @@ def _union(members: tuple[Any, ...], value: Any, base: Any, path: str) -> Any:
         raise ConfigError(path, given, "a table, or the name of a kind", _kinds_known(kinds))
     given = _with_target(given)
     return _dataclass(_member(kinds, given, base, path), given, base, path)
+
+
+def _plain(kinds: list[Any], value: Any) -> Any:
+    """The member for a list, where ``value`` is one and there is such a member; else the first."""
+    lists = [member for member in kinds if get_origin(member) is tuple]
+    return lists[0] if lists and isinstance(value, list | tuple) else kinds[0]
 
 
 def _with_target(table: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -192,12 +192,23 @@ def run_of(foreign: Foreign, mapped: Mapped) -> tuple[RunConfig, tuple[str, ...]
     """A run of the model with the tokenizer of its folder; what could not be taken along."""
     encoder = isinstance(mapped.config, EncoderDecoderConfig)
     config = RunConfig(mapped.config, SpanConfig() if encoder else CausalConfig())
+    tokenizer = tokenizer_of(foreign.folder)
+    if tokenizer is None:
+        return config, ("no tokenizer.json or spiece.model: prompts will be read as bytes",)
+    return replace(config, data=replace(config.data, tokenizer=tokenizer)), ()
+
+
+def tokenizer_of(folder: Path) -> TokenizerJsonConfig | SentencePieceConfig | None:
+    """The configuration of the tokenizer in a Hugging Face folder, if it has one.
+
+    Raises:
+        UserError: its file leads out of the folder.
+    """
     kinds = (("tokenizer.json", TokenizerJsonConfig), ("spiece.model", SentencePieceConfig))
     for name, kind in kinds:
-        if (foreign.folder / name).exists():
-            tokenizer = kind(str(within(foreign.folder, name)))
-            return replace(config, data=replace(config.data, tokenizer=tokenizer)), ()
-    return config, ("no tokenizer.json or spiece.model: prompts will be read as bytes",)
+        if (folder / name).exists():
+            return kind(str(within(folder, name)))
+    return None
 
 
 def keep_tokenizer(

@@ -48,39 +48,45 @@ class HubSource(Source):
 
     def documents(self) -> Iterator[Document]:
         """See ``Source.documents``; no code of the data set is run."""
-        library = _library()
-        try:
-            rows = library.load_dataset(
-                self.name, self.config or None, split=self.split, streaming=True
-            )
-            for number, row in enumerate(rows):
-                where = f"{PREFIX}{self.name}:{self.split}, row {number}"
-                value = row.get(self.field)
-                if value is None and self.field in row:
-                    yield Document(where, b"", skipped="empty")
-                else:
-                    text = string_field(value, self.field, list(row), where)
-                    yield field_document(text, f"{self.name}:{self.split}:{number}")
-        except UserError:
-            raise
-        except Exception as error:  # the library raises its own, the network's and others'
-            reason = (str(error) or type(error).__name__).splitlines()[0][:160]
-            raise UserError(
-                f"data.paths: {PREFIX}{self.name}:{self.split} cannot be read: {reason}"
-            ) from error
+        rows = hub_rows(self.name, self.split, self.config, "data.paths")
+        for number, row in enumerate(rows):
+            where = f"{PREFIX}{self.name}:{self.split}, row {number}"
+            value = row.get(self.field)
+            if value is None and self.field in row:
+                yield Document(where, b"", skipped="empty")
+            else:
+                text = string_field(value, self.field, list(row), where)
+                yield field_document(text, f"{self.name}:{self.split}:{number}")
 
 
-def _library() -> Any:
+def hub_rows(name: str, split: str, config: str, option: str) -> Iterator[dict[str, Any]]:
+    """The rows of one split of a data set, streamed; no code of the data set is run.
+
+    Args:
+        option: what named the data set; messages begin with it.
+
+    Raises:
+        UserError: the library is missing or too old, or the rows cannot be read.
+    """
+    library = _library(option)
+    try:
+        yield from library.load_dataset(name, config or None, split=split, streaming=True)
+    except Exception as error:  # the library raises its own, the network's and others'
+        reason = (str(error) or type(error).__name__).splitlines()[0][:160]
+        raise UserError(f"{option}: {PREFIX}{name}:{split} cannot be read: {reason}") from error
+
+
+def _library(option: str) -> Any:
     try:
         import datasets
     except ImportError as error:
         raise UserError(
-            f"data.paths: {PREFIX} needs the library datasets; pip install 'datasets>={_LEAST}'"
+            f"{option}: {PREFIX} needs the library datasets; pip install 'datasets>={_LEAST}'"
         ) from error
     version = str(datasets.__version__)
     if int(version.split(".")[0]) < _LEAST:
         raise UserError(
-            f"data.paths: datasets {version} can run code that comes with a data set; "
+            f"{option}: datasets {version} can run code that comes with a data set; "
             f"pip install 'datasets>={_LEAST}'"
         )
     return datasets

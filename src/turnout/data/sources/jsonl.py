@@ -4,6 +4,7 @@ import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from turnout.config.errors import UserError, nearest
 from turnout.data.sources.base import Document, field_document, unreadable
@@ -27,18 +28,29 @@ def json_lines(path: Path, name: str, field: str) -> Iterator[Document]:
 
 
 def _text(line: bytes, field: str, where: str) -> str:
+    entry = json_object(line, f"data.paths: {where}", f"{{{field!r}: ..}}")
+    return string_field(entry.get(field), field, list(entry), where)
+
+
+def json_object(line: bytes, where: str, example: str) -> dict[str, Any]:
+    """The object that a line holds.
+
+    Args:
+        where: the beginning of a message.
+        example: of what should stand there.
+
+    Raises:
+        UserError: the line is no JSON, or no object.
+    """
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:  # bytes that are not UTF-8 are a ValueError too
-        raise UserError(
-            f"data.paths: {where}: not JSON ({_reason(error)}); mend or remove the line"
-        ) from error
+        raise UserError(f"{where}: not JSON ({_reason(error)}); mend or remove the line") from error
     if not isinstance(entry, dict):
         raise UserError(
-            f"data.paths: {where}: must be a JSON object such as {{{field!r}: ..}}, not "
-            f"{type(entry).__name__}"
+            f"{where}: must be a JSON object such as {example}, not {type(entry).__name__}"
         )
-    return string_field(entry.get(field), field, list(entry), where)
+    return entry
 
 
 def string_field(value: object, field: str, names: list[str], where: str) -> str:

@@ -1,0 +1,1 @@
+"""Tasks as small declarative files, and how well a model does them."""

@@ -1,0 +1,5 @@
+"""Turnout models in EleutherAI's lm-evaluation-harness, under the name ``turnout``."""
+
+from turnout.integrations.lm_eval.adapter import NAME, TurnoutLM
+
+__all__ = ["NAME", "TurnoutLM"]
