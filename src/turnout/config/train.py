@@ -1,7 +1,7 @@
 """A run: model, objective, data, optimiser, schedule and the loop around them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from turnout.config.distillation import DistillationConfig
@@ -161,6 +161,13 @@ class RunConfig:
         )
         _check_groups(self.model, self.train)
         _check_labels(self.model, self.data)
+
+    def standing_alone(self) -> "RunConfig":
+        """The same without what belonged to its own training: where its weights came from, which
+        of them changed, adapters and a teacher."""
+        train = replace(self.train, trained=("all",), patience=0)
+        start, none = StartConfig(), None
+        return replace(self, train=train, start=start, lora=none, distillation=none)
 
     def objectives(self) -> Mapping[str, ObjectiveConfig]:
         """The run's objective and those of a mixture's sources, by the place they are given in."""

@@ -35,7 +35,8 @@ class Contents:
 
     Attributes:
         folder: where.
-        run: its configuration; of a Hugging Face folder that of its model and its tokenizer.
+        run: its configuration without what belonged to its own training; of a Hugging Face folder
+            that of its model and its tokenizer.
         tensors: our names and tensors, read one by one, once.
         step: the folder of the step, of a run's.
     """
@@ -86,7 +87,7 @@ def contents(path: str | Path, imitate: str | None = None) -> Contents:
         raise UserError(f"imitate = {imitate!r}: goes with a Hugging Face folder; {folder} is none")
     native = open_native(folder)
     tensors = ((name, native.read(name)) for name in native.names)
-    return Contents(folder, native.run, tensors, native.folder)
+    return Contents(folder, native.run.standing_alone(), tensors, native.folder)
 
 
 def save(

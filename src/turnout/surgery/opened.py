@@ -75,7 +75,8 @@ def open_source(path: str) -> Opened:
         tokenizers.save(tokenizer, place)
         return {"tokenizer": tokenizer.fingerprint}
 
-    return Opened(path, folder, native, native.run, native.meta, native.sha256, native, keep)
+    run = native.run.standing_alone()
+    return Opened(path, folder, native, run, native.meta, native.sha256, native, keep)
 
 
 def _restored(native: Native) -> Tokenizer:

@@ -60,6 +60,11 @@ def taken_along(plan: Plan, native: Native) -> States:
     Raises:
         UserError: it holds none, or that of another optimiser than the run's.
     """
+    if native.run.lora is not None:
+        raise UserError(
+            f"--optimizer keep: {native.folder} trains adapters, which are merged: its weights "
+            "have no state; leave it out, and the optimiser begins anew"
+        )
     saved = native.meta.get("optimizer")
     if not saved or not saved["state"]:
         raise UserError(
