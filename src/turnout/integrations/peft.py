@@ -3,7 +3,7 @@
 A family's table of conversion says which tensors of theirs are made of which of ours and how; here
 is what becomes of the two factors of an adapter then. peft itself is not imported.
 
-Axes: E experts, D width, F hidden width, I inputs, O outputs, R rank.
+Axes: E experts, F hidden width, W twice that, I inputs, O outputs, R rank.
 """
 
 import json
@@ -172,7 +172,7 @@ def _(operation: Stacked, pairs: Sequence[Pair | None]) -> list[Factors]:
 def _(operation: GateUp, pairs: Sequence[Pair | None]) -> list[Factors]:
     """Both A side by side, B in blocks: each adapter's outputs stay in its own half."""
 
-    def placed(b: Float[Tensor, "E R F"], half: int) -> Float[Tensor, "E R 2F"]:
+    def placed(b: Float[Tensor, "E R F"], half: int) -> Float[Tensor, "E R W"]:
         width = b.shape[2]
         return pad(b, (half * width, (1 - half) * width))
 
@@ -183,7 +183,7 @@ def _(operation: GateUp, pairs: Sequence[Pair | None]) -> list[Factors]:
 def _(operation: Alternating, pairs: Sequence[Pair | None]) -> list[Factors]:
     """The same, the outputs of both in turns."""
 
-    def placed(b: Float[Tensor, "E R F"], turn: int) -> Float[Tensor, "E R 2F"]:
+    def placed(b: Float[Tensor, "E R F"], turn: int) -> Float[Tensor, "E R W"]:
         both = (b, torch.zeros_like(b)) if turn == 0 else (torch.zeros_like(b), b)
         return torch.stack(both, dim=-1).flatten(-2)
 
