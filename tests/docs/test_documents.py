@@ -116,6 +116,7 @@ LONG = {
     "finetune.md",
     "generation.md",
     "objectives.md",
+    "surgery.md",
     "training.md",
 }
 

@@ -43,12 +43,12 @@ OPERATIONS = {
     "upcycle, split": (TWO, Upcycle(Sparse(4, 2, split=2))),
     "dense": (SPARSE, dense.mean(SPARSE)),
     "dense, none": (SWITCHED, dense.fresh(SWITCHED, 0)),
-    "prune": (SPARSE, experts.prune(SPARSE, all_layers(SPARSE, (3, 1, 2, 4)), 3, "load")),
+    "prune": (SPARSE, experts.prune(SPARSE, all_layers(SPARSE, (3.0, 1.0, 2.0, 4.0)), 3, "load")),
     "prune, switch": (SWITCHED, experts.keep_only(SWITCHED, [1, 3])),
     "merge": (
         SPARSE,
         experts.merge(
-            SPARSE, all_layers(SPARSE, [[0, 2], [1], [3]]), all_layers(SPARSE, (1, 1, 2, 1))
+            SPARSE, all_layers(SPARSE, [[0, 2], [1], [3]]), all_layers(SPARSE, (1.0, 1.0, 2.0, 1.0))
         ),
     ),
     "grow": (SWITCHED, experts.grow(SWITCHED, 2, None)),

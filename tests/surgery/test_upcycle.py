@@ -121,6 +121,36 @@ def test_raw_weights_change_the_function_and_say_by_how_much(tmp_path):
     assert scaled.compared.divergence < plain.compared.divergence
 
 
+@pytest.mark.parametrize(
+    ("router", "times"),
+    [
+        # Raw probabilities of 2 of 4 experts add up to 1/2, with a scale of 4 to 2.
+        ({"kind": "top_k", "weights": "raw"}, 2.0),
+        ({"kind": "top_k", "weights": "raw", "scale": "4.0"}, 0.5),
+        ({"kind": "top_k", "scale": "4.0"}, 0.25),
+        # Sigmoids of 0 are 1/2: two of them add up to 1, one to 1/2.
+        ({"kind": "sigmoid_top_k", "weights": "raw"}, 1.0),
+        ({"kind": "sigmoid_top_k", "scale": "2.0"}, 0.5),
+        ({"kind": "base"}, 2.0),
+        ({"kind": "switch"}, 4.0),
+        ({"kind": "top2"}, 1.0),
+    ],
+)
+def test_outputs_are_scaled_by_the_expected_weight(router, times, tmp_path):
+    """A router that knows nothing has logits of 0; scaled, it is then right for any token."""
+    run = saved(decoder(), tmp_path / "dense")
+    options = {f"model.moe.router.{name}": value for name, value in router.items()}
+    if router["kind"] == "base":  # it assigns a whole group at once, in training
+        options["model.moe.allow_future_routing"] = "true"
+    surgery = Upcycle(Sparse(4, 2, placement=EVERY, router_std=0.0), scale_out=True)
+    receipt = operate(surgery, run, tmp_path / "out", **options)
+    new, old = tensors(tmp_path / "out"), tensors(run)
+    out = old["decoder.blocks.0.feed_forward.network.w_out"].T
+    assert torch.equal(new["decoder.blocks.0.feed_forward.moe.experts.w_out"][2], times * out)
+    if router["kind"] != "base":  # whose centroids are orthogonal, whatever the deviation
+        assert receipt.compared.logits <= 1e-5
+
+
 @pytest.mark.parametrize("experts", [2, 3, 5])
 @pytest.mark.parametrize("which", ["mean", "first"])
 def test_back_to_the_dense_model_bit_for_bit(experts, which, tmp_path):

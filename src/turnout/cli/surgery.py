@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from turnout.cli import surgery_options as given
 from turnout.cli.arguments import Parser, command, split_dotted
 from turnout.config.errors import UserError, nearest
+from turnout.config.train import RunConfig
 
 if TYPE_CHECKING:
     from turnout.surgery.base import Surgery
     from turnout.surgery.opened import Opened
     from turnout.surgery.operate import Operation, RowsOf
+    from turnout.surgery.rows import Rows
 
 Build = Callable[[argparse.Namespace, "tuple[Opened, ...]", "RowsOf"], "Surgery"]
 
@@ -133,7 +135,7 @@ def _rows_of(options: argparse.Namespace, sources: "tuple[Opened, ...]") -> "Row
 
     first = sources[0]
 
-    def rows(run):  # type: ignore[no-untyped-def]
+    def rows(run: RunConfig) -> "Rows":
         if first.has_text or options.data:
             tokenizer = first.tokenizer()
             return held_out(run, tokenizer, options.data, options.rows, build_progress())

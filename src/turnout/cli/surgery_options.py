@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from turnout.surgery.upcycle import Sparse
 
 Options = argparse.Namespace
-Sources = "tuple[Opened, ...]"
 MEASURES = ("load", "saliency")
 
 

@@ -174,10 +174,28 @@ def never_drops(config: ModelConfig) -> bool:
     return moe is None or (moe.eval_capacity_factor is None and moe.eval_slots is None)
 
 
+@singledispatch
 def shrinks(router: RouterConfig, experts: int) -> float:
-    """About what a token's combine weights add up to behind a router that knows nothing: 1, or the
-    share of the experts that it chooses."""
-    return 1.0 if sums_to_one(router) else min(router.active / max(experts, 1), 1.0)
+    """What a token's combine weights add up to behind a router that knows nothing: 1, or the share
+    of the experts that it chooses."""
+    return 1.0 if sums_to_one(router) else min(router.active / experts, 1.0)
+
+
+@shrinks.register
+def _(router: TopKRouter, experts: int) -> float:
+    return router.scale * (router.k / experts if router.weights == "raw" else 1.0)
+
+
+@shrinks.register
+def _(router: SigmoidTopKRouter, experts: int) -> float:
+    """The sigmoid of 0 is 1 / 2."""
+    return router.scale * (router.k / 2 if router.weights == "raw" else 1.0)
+
+
+@shrinks.register
+def _(router: BaseRouter, experts: int) -> float:
+    """The weight of the one expert is a sigmoid (2103.16716)."""
+    return 0.5
 
 
 @singledispatch

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.utils import _pytree
 
 from turnout.config.errors import require
 from turnout.config.model import EncoderDecoderConfig
@@ -111,19 +112,12 @@ def known(batch: Batch, labels: int) -> Batch | None:
     if batch.labels is None:
         return batch
     keep = batch.labels < labels
-    if bool(keep.all()):
-        return batch
     if not bool(keep.any()):
         return None
-    return batch if bool(keep.all()) else _some(batch, keep)
-
-
-def _some(batch: Batch, keep: Bool[Tensor, " B"]) -> Batch:
-    from torch.utils import _pytree
-
-    return _pytree.tree_map(  # type: ignore[no-any-return]
+    some: Batch = _pytree.tree_map(
         lambda leaf: leaf[keep] if isinstance(leaf, Tensor) else leaf, batch
     )
+    return some
 
 
 def _labels(run: RunConfig, row: Int[Tensor, " B"]) -> Int[Tensor, " B"] | None:

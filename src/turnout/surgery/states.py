@@ -4,8 +4,9 @@ What a new weight's state is made of stands under the old weight's name; state t
 make is left out, and the optimiser begins anew for that weight.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from turnout.checkpoint.stream import Planned
 from turnout.config.errors import UserError
-from turnout.config.optimizers import AdafactorConfig
+from turnout.config.optimizers import AdafactorConfig, OptimizerConfig
 from turnout.convert.native import AVERAGE, MODEL, Native
 from turnout.convert.rules import BoundBy
 from turnout.surgery.base import one
@@ -76,12 +77,17 @@ def taken_along(plan: Plan, native: Native) -> States:
             f"optimizer = {plan.run.optimizer.kind!r}: must be {saved['kind']!r} with --optimizer "
             "keep, whose state that is"
         )
-    stored = dict.fromkeys(native.section(OPTIMIZER))
+    keys: dict[str, list[str]] = {}
+    for stored in native.section(OPTIMIZER):
+        weight, _, key = stored.removeprefix(OPTIMIZER).rpartition(".")
+        keys.setdefault(weight, []).append(key)
+    shapes = {each.name: each.shape for each in plan.planned}
     rules: list[BoundBy[Change]] = []
     scalars: dict[str, Mapping[str, float]] = {}
     for rule in plan.rules:
         (name,) = rule.native
-        found = _slots(rule, stored, plan, native)
+        fits = partial(_fits, plan.run.optimizer, name, shapes[name])
+        found = _slots(rule, keys, fits)
         if found:
             scalars[name] = saved["state"][rule.foreign[0]]
             rules += found
@@ -92,28 +98,23 @@ def taken_along(plan: Plan, native: Native) -> States:
 
 
 def _slots(
-    rule: BoundBy[Change], stored: Mapping[str, None], plan: Plan, native: Native
+    rule: BoundBy[Change], keys: Mapping[str, Sequence[str]], fits: Callable[[str], bool]
 ) -> list[BoundBy[Change]]:
-    if not rule.foreign:
-        return []
     (name,) = rule.native
-    prefix = f"{OPTIMIZER}{rule.foreign[0]}."
     found = []
-    for key in [each.removeprefix(prefix) for each in stored if each.startswith(prefix)]:
+    for key in keys.get(rule.foreign[0], ()) if rule.foreign else ():
         slot = rule.operation.slot(key)
-        if slot is None or not _fits(key, name, plan):
+        if slot is None or not fits(key):
             return []
         old = [f"{OPTIMIZER}{each}.{slot.old}" for each in rule.foreign]
         found.append(one(f"{OPTIMIZER}{name}.{key}", old, slot.change))
     return found
 
 
-def _fits(key: str, name: str, plan: Plan) -> bool:
-    """Whether Adafactor keeps the new weight's second moments in this form."""
-    config = plan.run.optimizer
+def _fits(config: OptimizerConfig, name: str, shape: tuple[int, ...], key: str) -> bool:
+    """Whether the new weight's state has this form: Adafactor factors matrices by their size."""
     if not isinstance(config, AdafactorConfig):
         return True
-    shape = next(each.shape for each in plan.planned if each.name == name)
     inner = len(shape) - (EXPERTS in name)
     factored = inner >= 2 and min(shape[-2:]) >= config.min_factored
     return (key in ("row", "column")) == factored
@@ -121,21 +122,18 @@ def _fits(key: str, name: str, plan: Plan) -> bool:
 
 def _average(plan: Plan, native: Native) -> list[BoundBy[Change]]:
     """The moving averages: of what is drawn anew there are none yet."""
-    if not native.section(AVERAGE):
+    averaged = frozenset(native.section(AVERAGE))
+    if not averaged:
         return []
+
+    def old(name: str) -> str:
+        return AVERAGE + name if AVERAGE + name in averaged else MODEL + name
+
     return [
-        one(
-            AVERAGE + rule.native[0],
-            [(AVERAGE if _has(native, AVERAGE + name) else MODEL) + name for name in rule.foreign],
-            rule.operation,
-        )
+        one(AVERAGE + rule.native[0], list(map(old, rule.foreign)), rule.operation)
         for rule in plan.rules
         if rule.native[0] in plan.parameters and rule.foreign
     ]
-
-
-def _has(native: Native, name: str) -> bool:
-    return name in native.section(name)
 
 
 def _trained(plan: Plan) -> Iterator[str]:
