@@ -81,6 +81,15 @@ def test_the_nearest_groups_become_one():
     assert alike(vectors, 1) == [[0, 1, 2, 3, 4]]
 
 
+def test_large_groups_are_not_further_away():
+    """Directions at 0, 2, 4, 30 and 75 degrees, three groups left: 30 is 0.134, 0.117 and 0.101
+    from the first three, 0.117 on average and 0.352 in all; from 75 it is 0.293."""
+    degrees = torch.tensor([0.0, 2.0, 4.0, 30.0, 75.0], dtype=torch.float64).deg2rad()
+    vectors = torch.stack([degrees.cos(), degrees.sin()], dim=1)
+    assert alike(vectors, 3) == [[0, 1, 2], [3], [4]]
+    assert alike(vectors, 2) == [[0, 1, 2, 3], [4]]
+
+
 def test_weights_of_an_expert_in_a_row():
     model = built(decoder(BIASED, sparse()))
     (layer, _) = model.sparse_layers().values()
