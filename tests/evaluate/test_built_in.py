@@ -169,7 +169,7 @@ def test_the_hub_is_asked_for_the_split(monkeypatch: pytest.MonkeyPatch) -> None
     (found,) = find("cb").scored("validation")
     assert found.place == "hf:super_glue:validation row 0"
     assert asked == [(("super_glue", "cb"), {"split": "validation", "streaming": True})]
-    find("anli_r2").pool("validation")
+    find("anli_r2").pool()
     assert asked[1] == (("anli", None), {"split": "train_r2", "streaming": True})
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"task 'cb': hf: needs the library datasets; pip install"):

@@ -46,11 +46,10 @@ class Found:
             return found
         return [found[index] for index in sorted(permutation(len(found), seed)[:limit].tolist())]
 
-    def pool(self, split: str) -> list[Question]:
-        """What shots are drawn from: the training split, or where splits are not told apart all
-        that is scored; the first thousand of it."""
-        stem = self.task.splits.train if self.source.split_apart else split
-        records = self.source.records(stem, f"task {self.name!r}, for shots")
+    def pool(self) -> list[Question]:
+        """What shots are drawn from: the first thousand examples of the training split; of all
+        there are, where splits are not told apart."""
+        records = self.source.records(self.task.splits.train, f"task {self.name!r}, for shots")
         first = (record for record, _ in zip(records, range(MOST_SHOTS_READ), strict=False))
         return questions(self.task, first)
 

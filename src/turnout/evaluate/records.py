@@ -103,11 +103,6 @@ class LocalSource:
             raise UserError(f"{option}: no such file {self.path}")
         return found
 
-    @property
-    def split_apart(self) -> bool:
-        """Whether splits are told apart."""
-        return self.path.is_dir()
-
 
 @dataclass(frozen=True)
 class HubTaskSource:
@@ -115,7 +110,6 @@ class HubTaskSource:
 
     name: str
     config: str
-    split_apart: bool = True
 
     def records(self, split: str, option: str) -> Iterator[Record]:
         """The examples of a split, in order, as they are streamed."""

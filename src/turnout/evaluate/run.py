@@ -74,7 +74,7 @@ def prepare(found: Found, options: Options) -> Prepared:
     text = found.task.kind == TextTask.kind
     require(not text or not options.shots, "--shots", options.shots, "0 for a task of kind 'text'")
     questions = found.scored(options.split, options.limit, options.seed)
-    pool = found.pool(options.split) if options.shots else []
+    pool = found.pool() if options.shots else []
     shots = Shots.drawn(pool, options.shots, options.seed, found.name)
     return Prepared(found.task, tuple((each, shots.context(each)) for each in questions))
 
