@@ -1,0 +1,257 @@
+"""Knowledge and reasoning: a sparse and a dense model, fine-tuned on facts and on words in context.
+
+    turnout data fetch facts tasks glosses
+    python -m experiments.finetuning runs/finetuning > docs/results/finetuning.md
+
+Both models of `switch_tiny` are trained on Python's library and WordNet's glosses, the same steps
+and text. Then each is fine-tuned on closed-book facts and on `wic`: with the recipe's dropout and
+without that of the experts, and with a part of the weights alone. Stated before: the arms `all` and
+`no expert dropout` have three seeds, all others one; the scores are those of the best evaluation on
+held-out examples of training, on the test split, 500 questions of each task.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from experiments.cells import machine
+from turnout.config import io
+from turnout.config.cache import cache_folder
+from turnout.config.mixture import MixtureConfig, SourceConfig
+from turnout.config.presets import dense_twin
+from turnout.config.presets import run as preset
+from turnout.config.train import RunConfig
+
+PRESET, STEPS, ROWS, TUNING, LIMIT = "switch_tiny", 800, 8, 150, 500
+SEEDS = (1, 2, 3)
+CORPORA = cache_folder() / "corpora"
+FACTS, WIC = CORPORA / "facts" / "closed-book", CORPORA / "tasks" / "wic"
+DATA: Mapping[str, Path] = {"facts": FACTS, "wic": WIC}
+ASKED: Mapping[str, tuple[Path, ...]] = {
+    "facts": (FACTS / "memory.toml", FACTS, FACTS / "memory-words.toml"),
+    "wic": (WIC,),
+}
+NO_EXPERT_DROPOUT = ("--model.moe.expert_dropout", "0")
+ARMS: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "sparse": {
+        "all": (),
+        "no expert dropout": NO_EXPERT_DROPOUT,
+        "non-experts": ("--trains", "non-experts"),
+        "experts": ("--trains", "experts"),
+        "experts:top25%": ("--trains", "experts:top25%"),
+        "router": ("--trains", "router"),
+        "attention": ("--trains", "attention"),
+        "ffn": ("--trains", "ffn"),
+    },
+    "dense": {
+        "all": (),
+        "attention": ("--trains", "attention"),
+        "ffn": ("--trains", "ffn"),
+    },
+}
+REPEATED = ("all", "no expert dropout")
+Scores = dict[str, dict[str, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A cell: a model, a task, what trains, and a seed; ``none`` is not fine-tuned."""
+
+    model: str
+    task: str
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        words = (self.model, self.task, self.arm, f"seed{self.seed}")
+        return "-".join(word.replace(" ", "-").replace(":", "-").rstrip("%") for word in words)
+
+
+def cells() -> Iterator[Tuned]:
+    """The repeated arms first, seeds outermost, so that an early stop leaves whole tables."""
+    for task in DATA:
+        yield from (Tuned(model, task, "none", 0) for model in ARMS)
+    for seed in SEEDS:
+        for repeated in (True, False):
+            for model, arms in ARMS.items():
+                for arm in arms:
+                    if (arm in REPEATED) == repeated and (repeated or seed == SEEDS[0]):
+                        yield from (Tuned(model, task, arm, seed) for task in DATA)
+
+
+def base() -> RunConfig:
+    """The sparse model's pre-training."""
+    config = preset(PRESET, "causal")
+    sources = (
+        SourceConfig("library"),
+        SourceConfig("glosses", (str(CORPORA / "glosses" / "text"),)),
+    )
+    train = replace(config.train, steps=STEPS, batch_rows=ROWS, eval_every=200, save_every=STEPS)
+    return replace(config, data=replace(config.data, mixture=MixtureConfig(sources)), train=train)
+
+
+def pretrain(folder: Path, model: str) -> None:
+    """Unless it is there."""
+    place = folder / model
+    if (place / "done").is_file():
+        return
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    config = place.parent / f"{model}.toml"
+    config.write_text(io.dump_toml(base() if model == "sparse" else dense_twin(base())))
+    call(
+        place, "train", PRESET, "--config", str(config), "--out", str(place), "--train.threads", "1"
+    )
+    (place / "done").touch()
+
+
+def tune(folder: Path, cell: Tuned) -> None:
+    """Fine-tunes and asks, unless that is done."""
+    place, started = folder / cell.name, time.time()
+    if (place / "scores.json").is_file():
+        return
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    subject = str(folder / cell.model)
+    if cell.arm != "none":
+        options = (
+            *ARMS[cell.model][cell.arm],
+            "--train.steps",
+            str(TUNING),
+            "--train.threads",
+            "1",
+        )
+        seed = ("--train.seed", str(cell.seed), "--train.eval_rows", "32")
+        data = ("--data", str(DATA[cell.task] / "train.jsonl"), "--out", str(place))
+        call(place, "finetune", subject, *data, *options, *seed)
+        best = json.loads((place / "finetune.json").read_text())["best"]
+        subject = str(place / "checkpoints" / best)
+    scores = place / "scores.part"
+    asked = (
+        "--limit",
+        str(LIMIT),
+        "--split",
+        "test",
+        "--form",
+        "text_to_text",
+        "--json",
+        str(scores),
+    )
+    call(place, "eval", subject, "--task", *map(str, ASKED[cell.task]), *asked)
+    (place / "seconds.json").write_text(json.dumps(time.time() - started))
+    scores.rename(place / "scores.json")
+
+
+def call(place: Path, *arguments: str) -> None:
+    """Raises RuntimeError where the command fails."""
+    print(f"{time.strftime('%H:%M:%S')} {place.name}: {arguments[0]}", file=sys.stderr, flush=True)
+    with (place / "output.txt").open("a") as output:
+        code = subprocess.run(
+            [sys.executable, "-m", "turnout", *arguments],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        ).returncode
+    if code:
+        raise RuntimeError(f"{place.name}: exit {code}, see {place / 'output.txt'}")
+
+
+def scores(place: Path) -> Scores:
+    """By task and measure; nothing where it is not done."""
+    if not (place / "scores.json").is_file():
+        return {}
+    (run,) = json.loads((place / "scores.json").read_text())["runs"]
+    found: Scores = {task["task"]: task["measures"] for task in run["tasks"]}
+    return found
+
+
+COLUMNS: Mapping[str, Sequence[tuple[str, str, str]]] = {
+    "facts": (
+        ("memory: accuracy", "closed-book-memory", "accuracy"),
+        ("bits an answer byte", "closed-book-memory", "bits_per_answer_byte"),
+        ("exact match", "closed-book-memory-words", "exact_match"),
+        ("test: accuracy", "closed-book", "accuracy"),
+        ("test: bits", "closed-book", "bits_per_answer_byte"),
+    ),
+    "wic": (("accuracy", "wic", "accuracy"), ("Brier", "wic", "brier")),
+}
+
+
+def shown(found: Sequence[Scores], task: str, measure: str) -> str:
+    """One seed with its interval over questions, or the mean with the least and the largest."""
+    rows: list[dict[str, Any]] = [each[task][measure] for each in found if task in each]
+    if not rows:
+        return ""
+    values = [row["value"] for row in rows]
+    low, high = (rows[0]["low"], rows[0]["high"]) if len(rows) == 1 else (min(values), max(values))
+    return f"{fmean(values):.3f} ({low:.3f} to {high:.3f})"
+
+
+def table(folder: Path, task: str) -> list[str]:
+    """Markdown, a row an arm."""
+    columns = COLUMNS[task]
+    lines = [
+        f"| model | trained | {' | '.join(name for name, _, _ in columns)} | seeds |",
+        "|---" * (len(columns) + 3) + "|",
+    ]
+    grouped: dict[tuple[str, str], list[Scores]] = {}
+    for cell in cells():
+        found = scores(folder / cell.name) if cell.task == task else {}
+        if found:
+            grouped.setdefault((cell.model, cell.arm), []).append(found)
+    for (model, arm), each in sorted(grouped.items(), key=lambda item: item[0][0], reverse=True):
+        row = " | ".join(shown(each, name, measure) for _, name, measure in columns)
+        lines.append(f"| {model} | {arm} | {row} | {len(each)} |")
+    chances = {
+        name: measures["accuracy"]["chance"]
+        for each in grouped.values()
+        for name, measures in each[0].items()
+        if "accuracy" in measures
+    }
+    chance = ", ".join(f"{name} {value:.3f}" for name, value in chances.items())
+    return [*lines, "", f"Chance: {chance}."]
+
+
+def main(folder: Path, jobs: int) -> str:
+    """The page, after doing what is missing."""
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(lambda model: pretrain(folder, model), ARMS))
+        list(pool.map(lambda cell: tune(folder, cell), cells()))
+    done = [cell for cell in cells() if (folder / cell.name / "seconds.json").is_file()]
+    seconds = [json.loads((folder / cell.name / "seconds.json").read_text()) for cell in done]
+    return "\n".join(
+        [
+            "# Knowledge and reasoning: what fine-tuning makes of a sparse and a dense model",
+            "",
+            f"Command: `python -m experiments.finetuning FOLDER {jobs}`; {len(done)} cells. "
+            f"{machine()}. The longest cell took {max(seconds):.0f} seconds.",
+            "",
+            (__doc__ or "").split("\n\n")[-1].replace("\n", " ").strip(),
+            "",
+            f"Pre-training: {STEPS} steps of {ROWS} rows of 512 bytes; fine-tuning: {TUNING} steps "
+            "of the recipes of `turnout finetune`. One seed: the 95% bootstrap interval over questions; "
+            "three: the least and the largest. `none` is the model before fine-tuning.",
+            "",
+            "## Closed-book facts",
+            "",
+            *table(folder, "facts"),
+            "",
+            "## Word in context",
+            "",
+            *table(folder, "wic"),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    print(main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 2))
