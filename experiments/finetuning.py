@@ -239,8 +239,8 @@ def main(folder: Path, jobs: int) -> str:
             (__doc__ or "").split("\n\n")[-1].replace("\n", " ").strip(),
             "",
             f"Pre-training: {STEPS} steps of {ROWS} rows of 512 bytes; fine-tuning: {TUNING} steps "
-            "of the recipes of `turnout finetune`. One seed: the 95% bootstrap interval over questions; "
-            "three: the least and the largest. `none` is the model before fine-tuning.",
+            "of the recipes of `turnout finetune`. One seed: the 95% bootstrap interval over "
+            "questions; three: the least and the largest. `none` is the model before fine-tuning.",
             "",
             "## Closed-book facts",
             "",
