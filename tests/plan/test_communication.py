@@ -148,7 +148,7 @@ def test_two_of_experts_and_two_of_data_by_hand() -> None:
         # there and back, and their gradients: 12 rows of 8
         tokens("rows, decoder experts", "all_to_all", count=4, size=12 * 8 * 4),
         world("counts and signals", size=(7 + 2 * 4) * 8),
-        world("terms of the loss", size=9 * 8),
+        world("terms of the loss", size=10 * 8),
         world("statistics of layers", size=6 * (4 + 1) * 8),
         world("norm of the gradient", size=8),
     }

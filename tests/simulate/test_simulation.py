@@ -39,7 +39,7 @@ def test_weights_and_collectives_by_hand() -> None:
         ("all_to_all", 2, 8 * 4): 2,  # rows for each of 4 experts
         ("all_to_all", 2, 4 * 32 * 16): 8,  # 16 tokens x 2, there and back, and their gradients
         ("all_reduce", 4, 8 * (7 + 2 * 4)): 1,  # what a batch holds, signals and failures
-        ("all_reduce", 4, 8 * 9): 1,  # terms of the loss
+        ("all_reduce", 4, 8 * 10): 1,  # terms of the loss
         ("all_reduce", 4, 8 * 6 * (4 + 1) * 2): 1,  # statistics of 2 layers
         ("all_reduce", 4, 8): 1,  # the norm
     }

@@ -15,7 +15,7 @@ from turnout.plan.work import FLOAT, Work
 
 WIDE = 8  # bytes of a float64
 COUNTED = 7  # numbers that a step's batches are counted by
-TERMS = 9  # the terms of the loss, and their weighted sum
+TERMS = 10  # the terms of the loss, and their weighted sum
 Group = tuple[Axis, int, int]
 """An axis, its ranks, and how far apart they are."""
 

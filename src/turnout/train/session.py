@@ -99,7 +99,7 @@ def open_session(
         config = _with_top(config, model, data)
     _adapt(model, config)
     trained = _trained(config, model)
-    lesson = open_lesson(config, data, dtype, load_tokenizer)
+    lesson = open_lesson(config, data, dtype, load_tokenizer, progress)
     objective = objectives.build(config.losses, config.model, lesson)
     ranks = connect()
     over_ranks(config, ranks.size)

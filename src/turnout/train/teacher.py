@@ -11,6 +11,7 @@ from turnout.convert.api import load
 from turnout.convert.folder import is_foreign
 from turnout.convert.hub import located
 from turnout.data.pipeline import Data
+from turnout.data.progress import Progress
 from turnout.data.tokenizers import Tokenizer
 from turnout.models.base import Model
 from turnout.objectives import Lesson
@@ -21,12 +22,17 @@ TokenizerOf = Callable[[str], Tokenizer]
 
 
 def open_lesson(
-    config: RunConfig, data: Data, dtype: torch.dtype, tokenizer_of: TokenizerOf
+    config: RunConfig,
+    data: Data,
+    dtype: torch.dtype,
+    tokenizer_of: TokenizerOf,
+    progress: Progress | None = None,
 ) -> Lesson | None:
     """What the run's teacher adds to its objective; None without one.
 
     Args:
         tokenizer_of: reads that of a run's folder.
+        progress: is told while the teacher is asked beforehand.
 
     Raises:
         UserError: there is no such model, or it reads other tokens or other rows than the student.
@@ -42,7 +48,7 @@ def open_lesson(
         return model
 
     if asked.top:
-        return Lesson(Cached(cached(config, data, teacher)), asked.soft, asked.until)
+        return Lesson(Cached(cached(config, data, teacher, progress)), asked.soft, asked.until)
     return Lesson(Online(teacher(), asked.temperature), asked.soft, asked.until)
 
 

@@ -26,6 +26,7 @@ from turnout.convert.folder import is_foreign
 from turnout.convert.hub import located
 from turnout.data.batch import Batch
 from turnout.data.pipeline import Data
+from turnout.data.progress import Progress, Silent
 from turnout.models.base import Model
 from turnout.models.head import chunks
 from turnout.objectives.soft_targets import SoftTargets, Teacher, Top, at_targets
@@ -81,16 +82,19 @@ class Cached(Teacher):
         return Top(torch.from_numpy(said.ids[every]), torch.from_numpy(said.log_p[every]))
 
 
-def cached(config: RunConfig, data: Data, teacher: Callable[[], Model]) -> Said:
+def cached(
+    config: RunConfig, data: Data, teacher: Callable[[], Model], progress: Progress | None = None
+) -> Said:
     """What the teacher says of every row of training and validation; asked once, then read.
 
     Args:
         teacher: loads it; not called where the cache has what is asked for.
+        progress: is told of the bytes that are written; nobody by default.
     """
     folder = cache_folder(config.data.cache) / PLACE / _digest(config, data)
     if not folder.is_dir():
         with arriving(folder) as place:
-            _write(place, config, data, teacher().eval())
+            _write(place, config, data, teacher().eval(), progress or Silent())
     return Said.open(folder)
 
 
@@ -130,7 +134,7 @@ def _batches(config: RunConfig, data: Data) -> Iterator[Batch]:
     return chain(chain.from_iterable(steps), data.validation())
 
 
-def _write(place: Path, config: RunConfig, data: Data, teacher: Model) -> None:
+def _write(place: Path, config: RunConfig, data: Data, teacher: Model, progress: Progress) -> None:
     asked = config.distillation
     assert asked is not None
     keys = np.concatenate([batch.keys.numpy() for batch in _batches(config, data)])
@@ -147,12 +151,15 @@ def _write(place: Path, config: RunConfig, data: Data, teacher: Model) -> None:
     first = np.empty_like(order)
     first[order] = starts[:-1]  # of each row in the order of the batches
     row = 0
+    progress.begin("asking the teacher", ids.nbytes + log_p.nbytes)
     for batch in _batches(config, data):
         rows = len(batch.keys)
         spans = zip(first[row : row + rows], counts[row : row + rows], strict=True)
         every = np.concatenate([np.arange(start, start + count) for start, count in spans])
         ids[every], log_p[every] = _most(teacher, batch, asked.top)
+        progress.advance(len(every) * asked.top * (ids.itemsize + log_p.itemsize))
         row += rows
+    progress.end()
     ids.flush()
     log_p.flush()
 

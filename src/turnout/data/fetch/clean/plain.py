@@ -69,6 +69,8 @@ def wordnet(name: str, raw: bytes) -> Iterator[tuple[str, str]]:
         columns = fields.split()
         if line.startswith("  ") or not bar or len(columns) < 5:
             continue
+        if re.fullmatch(r"[0-9a-fA-F]+", columns[3]) is None:
+            continue  # how many words follow
         words = columns[4 : 4 + 2 * int(columns[3], 16) : 2]
         shown = ", ".join(re.sub(r"\((a|p|ip)\)$", "", word).replace("_", " ") for word in words)
         entries.append((shown.partition(",")[0], f"{shown}: {gloss.strip()}"))
