@@ -50,10 +50,11 @@ def texts(folder: Path) -> dict[str, Path]:
     files: dict[str, IO[str]] = {}
     for source in sorted(CORPUS.glob("*.jsonl")):
         for line in source.open(encoding="utf-8"):
-            language = str(json.loads(line)["language"])
+            document = json.loads(line)
+            language = str(document["language"])
             if language not in paths or sizes[language] > MOST:
                 continue
-            sizes[language] += len(line)
+            sizes[language] += len(document["text"].encode())
             if language not in files:
                 files[language] = (target / f".{language}.part").open("w", encoding="utf-8")
             files[language].write(line)

@@ -116,7 +116,7 @@ def test_a_student_a_control_and_what_they_keep(
     assert turnout("train", *dense(tiny), "--out", "dense").code == 0
     done = turnout("distill", "teacher", "--out", "student", "--train.steps", "30")
     assert done.code == 0, done.err
-    assert "teacher    teacher: 0.25 of the language loss" in done.out
+    assert "teacher    teacher/checkpoints/step-00000030: 0.25 of the language loss" in done.out
     assert "fresh: " in done.out
     config = saved_config(Path("student"))
     assert config.model.moe is None
@@ -149,3 +149,55 @@ def test_mistakes_of_distill(
     assert failed.code == 2
     assert says in failed.err
     assert failed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("finetune", "first", "--report", "--trains", "router"), "--report: takes no --trains"),
+        (("finetune", "first", "--report", "--train.steps", "5"), "takes no --train.steps"),
+        (("distill", "first", "--gain", "first", "--soft", "0.9"), "--gain: takes no --soft"),
+        (("compare", "--by-source", "first", "first", "--jobs", "4"), "takes no --jobs"),
+        (("distill", "first", "--student", "dense", "--start", "fresh"), "has weights of its own"),
+        (("train", "--resume", "first", "--train.trained", "experts:top5%"), "when a run begins"),
+    ],
+)
+def test_options_without_effect_are_refused(
+    turnout: Turnout, tiny: Tiny, arguments: tuple[str, ...], says: str
+) -> None:
+    assert turnout("train", *tiny["causal"], "--out", "first").code == 0
+    assert turnout("train", *dense(tiny), "--out", "dense").code == 0
+    failed = turnout(*arguments)
+    assert failed.code == 2
+    assert says in failed.err
+    assert failed.err.count("\n") == 1
+
+
+def test_a_sparse_student_of_a_dense_teacher_is_balanced(turnout: Turnout, tiny: Tiny) -> None:
+    assert turnout("train", *tiny["causal"], "--out", "first").code == 0
+    assert turnout("train", *dense(tiny), "--out", "dense").code == 0
+    shown = turnout("distill", "dense", "--student", "first", "--dry-run")
+    assert shown.code == 0, shown.err
+    assert "balance = 0.01" in shown.out
+    assert 'teacher = "dense"' in shown.out
+
+
+def test_models_of_other_tokens_are_not_compared(
+    turnout: Turnout, tiny: Tiny, text_folder: Path
+) -> None:
+    assert turnout("train", *tiny["causal"], "--out", "first").code == 0
+    other = ("--data.tokenizer", "trained", "--data.tokenizer.vocab_size", "500")
+    learnt = turnout(
+        "train", *tiny["causal"], *other, "--model.vocab_size", "512", "--out", "second"
+    )
+    assert learnt.code == 0, learnt.err
+    failed = turnout("distill", "second", "--gain", "first", "--dense", "first")
+    assert failed.code == 2
+    assert "another vocabulary" in failed.err
+
+
+def test_patience_is_said(turnout: Turnout, tiny: Tiny) -> None:
+    done = turnout("train", *tiny["causal"], "--out", "first", "--train.patience", "2")
+    assert done.code == 0
+    assert "patience 2 evaluations" in done.out
+    assert "patience OFF" in turnout("train", *tiny["causal"], "--out", "second").out

@@ -5,15 +5,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
+from turnout.checkpoint import folders
+from turnout.checkpoint.write import save
 from turnout.cli.main import main
 from turnout.compare.by_source import bars, by_source, draw, source_tracks
 from turnout.config.errors import UserError
 
 
-def written(folder: Path, losses: Mapping[str, Mapping[int, float | None]]) -> Path:
-    """A run's records with those evaluations."""
-    folder.mkdir(parents=True)
+def written(
+    folder: Path, losses: Mapping[str, Mapping[int, float | None]], rows: int = 8, text: str = "a"
+) -> Path:
+    """A run's records with those evaluations, and a checkpoint that says what it read."""
+    config = {"train": {"batch_rows": rows}, "objective": {"kind": "causal"}}
+    save(folders.step_folder(folder, 1), {"x": torch.zeros(1)}, {"text": text, "config": config})
     steps = sorted({step for track in losses.values() for step in track})
     lines = [
         {
@@ -84,6 +90,15 @@ def test_runs_without_sources_or_with_others(tmp_path: Path, pair: tuple[Path, P
     other = written(tmp_path / "other", {"de": {1: 1.0}})
     with pytest.raises(UserError, match="different sources: fr, ja"):
         by_source(pair[0], other)
+
+
+def test_runs_on_other_rows_or_other_text_are_refused(tmp_path: Path) -> None:
+    losses = {"de": {1: 1.0, 2: 0.5}}
+    one = written(tmp_path / "one", losses)
+    with pytest.raises(UserError, match=r"differ in train\.batch_rows"):
+        by_source(one, written(tmp_path / "wider", losses, rows=16))
+    with pytest.raises(UserError, match="differ in text"):
+        by_source(one, written(tmp_path / "other", losses, text="b"))
 
 
 def test_a_picture_of_nothing_is_one(tmp_path: Path) -> None:

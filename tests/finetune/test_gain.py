@@ -30,6 +30,13 @@ def test_shares_by_hand() -> None:
     assert (kept["c"].low, kept["c"].high) == (pytest.approx(-0.5), pytest.approx(-0.2))
 
 
+def test_draws_without_a_gain_are_counted() -> None:
+    # The teacher gains 10 in one row and loses 8 in the other: a draw of the second twice, one of
+    # four, has no gain.
+    kept = gain_kept(losses(10, 28), losses(20, 20), {"s": losses(15, 20)})
+    assert kept["s"].undecided == pytest.approx(0.25, abs=0.02)
+
+
 def test_intervals_are_seeded_and_narrow_with_rows() -> None:
     generator = np.random.default_rng(0)
 

@@ -10,6 +10,7 @@ from turnout import models
 from turnout.config import presets
 from turnout.config.errors import ConfigError, UserError
 from turnout.config.optimizers import AdafactorConfig, AdamWConfig
+from turnout.config.routers import SigmoidTopKRouter
 from turnout.config.train import RunConfig
 from turnout.models.base import Model
 from turnout.train.header import run_header
@@ -186,3 +187,17 @@ def test_a_choice_survives_a_checkpoint(tiny_run: RunConfig, tmp_path) -> None: 
     whole = open_session(saved_config(tmp_path / "whole"), tmp_path / "whole")
     for name, tensor in model_tensors(whole.state.model).items():
         assert torch.equal(tensor, model_tensors(session.state.model)[name]), name
+
+
+def test_the_bias_of_a_frozen_router_stays(tiny_run: RunConfig) -> None:
+    moe = replace(tiny_run.model.moe, router=SigmoidTopKRouter(2))
+    run = replace(tiny_run, model=replace(tiny_run.model, moe=moe))
+    run = replace(run, losses=run.losses.without_router())
+    session, before = trained(run, "attention")
+    biases = [name for name in before if name.endswith("balancer.bias")]
+    assert biases
+    after = model_tensors(session.state.model)
+    assert all(torch.equal(after[name], before[name]) for name in biases)
+    moving, start = trained(run, "all")
+    now = model_tensors(moving.state.model)
+    assert not all(torch.equal(now[name], start[name]) for name in biases)

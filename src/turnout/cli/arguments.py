@@ -50,6 +50,34 @@ class Parser(argparse.ArgumentParser):
         return f"did you mean {names[close[0]]}?" if close else f"see `{self.prog} --help`"
 
 
+def alone(
+    parser: Parser,
+    options: argparse.Namespace,
+    name: str,
+    beside: Iterable[str] = (),
+    dotted: Iterable[str] = (),
+) -> None:
+    """Refuses options beside one that leaves them without effect.
+
+    Args:
+        name: of the option that was given, as ``report``.
+        beside: those that go with it.
+        dotted: names of dotted options that were given.
+
+    Raises:
+        UserError: names one.
+    """
+    kept = {name, *beside, "help", "trust"}
+    given = [
+        f"--{action.dest.replace('_', '-')}" if action.option_strings else action.dest
+        for action in parser._actions
+        if action.dest not in kept and getattr(options, action.dest, None) != action.default
+    ]
+    given += [f"--{each.replace('_', '-')}" for each in dotted]
+    if given:
+        raise UserError(f"--{name.replace('_', '-')}: takes no {given[0]}, which has no effect")
+
+
 def command() -> str:
     """``turnout``, or the path it was called by where a shell would not find it by name."""
     called = Path(sys.argv[0])

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from turnout.cli.arguments import Parser, command, split_dotted
+from turnout.cli.arguments import Parser, alone, command, split_dotted
 from turnout.cli.resolve import add_options, resolve_over
 from turnout.config import io
 from turnout.config.arms import DENSE, arms, count_runs, main_arm, total_flops
@@ -42,6 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.dense:
         raise UserError("compare takes no --dense: the dense twin is derived from the sparse run")
     if options.by_source:
+        alone(parser, options, "by_source", ("out",), dotted)
         dense, sparse = map(Path, options.by_source)
         return _by_source(dense, sparse, options.out)
     require(options.jobs >= 1, "--jobs", options.jobs, "at least 1")
@@ -61,8 +62,8 @@ def _by_source(dense: Path, sparse: Path, out: str | None) -> int:
     for name, ratio in found.speed_ups.items():
         losses = f"dense {found.dense[name]:.4f}, sparse {found.sparse[name]:.4f} nats a target"
         print(f"{name:<12} {ratio.text():>12}  {losses}")
-    print(found.line)
-    print(f"figures: {found.save(folder)}\npicture: {draw(found, folder)}")
+    print(f"{found.line}\nfigures: {found.save(folder)}")
+    print(f"picture: {draw(found, folder)}")
     return 0
 
 

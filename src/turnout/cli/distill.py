@@ -5,15 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from turnout.cli.arguments import Parser, option_names, split_dotted
+from turnout.cli.arguments import Parser, alone, option_names, split_dotted
 from turnout.cli.launch import Launch
-from turnout.cli.resolve import fresh_folder
-from turnout.cli.train import Run, describe, train
+from turnout.cli.train import begin
 from turnout.cli.user_code import add_trust, trust
 from turnout.config import io, presets
 from turnout.config.distillation import DistillationConfig
 from turnout.config.errors import UserError
-from turnout.config.layout import over_ranks
+from turnout.config.losses import LossConfig
 from turnout.config.model import ModelConfig
 from turnout.config.presets import dense_twin
 from turnout.config.start import StartConfig
@@ -22,22 +21,24 @@ from turnout.config.train import RunConfig
 
 def run(arguments: Sequence[str]) -> int:
     """Distil as the arguments say, or say how much of a teacher's gain students keep."""
+    launch = Launch.of_environment()
+    return launch.run(lambda: _run(arguments, launch))
+
+
+def _run(arguments: Sequence[str], launch: Launch) -> int:
     rest, dotted = split_dotted(arguments)
-    options = _parser().parse(rest, option_names(presets.run("switch_tiny")))
+    parser = _parser()
+    options = parser.parse(rest, option_names(presets.run("switch_tiny")))
     trust(options.trust)
     if options.gain:
-        return _gain(options)
+        alone(parser, options, "gain", ("teacher", "dense", "control", "data"), dotted)
+        from turnout.cli.distill_gain import tell_gain
+
+        return tell_gain(options)
     for name in ("dense", "control"):
         if getattr(options, name) is not None:
             raise UserError(f"--{name}: goes with --gain, which compares runs that are there")
-    config = _configured(options, dotted)
-    if options.dry_run:
-        print(describe(config), end="")
-        return 0
-    launch = Launch.of_environment()
-    folder = fresh_folder(config, options.out)
-    plan = over_ranks(config, launch.size)
-    return train(config, Run(launch, plan, folder, None, options.hook))
+    return begin(_configured(options, dotted), options, launch)
 
 
 def _parser() -> Parser:
@@ -58,8 +59,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--start",
         choices=("teacher", "fresh"),
-        default="teacher",
-        help="a new student's weights: those that the teacher has too, or fresh ones",
+        help="a new student's weights: those that the teacher has too, or fresh ones; default "
+        "teacher; a folder's model has its own",
     )
     parser.add_argument(
         "--soft", type=float, default=0.25, help="the teacher's share of the loss; default 0.25"
@@ -86,78 +87,55 @@ def _parser() -> Parser:
 def _configured(options: argparse.Namespace, dotted: dict[str, str]) -> RunConfig:
     from turnout.convert.api import contents
 
-    source = contents(options.teacher).run
-    config = _student(options, source)
-    config = replace(
-        config,
-        distillation=DistillationConfig(
-            options.teacher, soft=options.soft, until=options.until, top=options.top
-        ),
-        out="runs/distill-{preset}",
+    opened = contents(options.teacher)
+    if not opened.trained and not options.data:
+        raise UserError(
+            f"--data: required; {options.teacher} does not say what its model was trained on"
+        )
+    config = _student(options, with_data(opened.run, options.data))
+    lesson = DistillationConfig(
+        options.teacher, soft=options.soft, until=options.until, top=options.top
     )
-    if options.data:
-        data = replace(config.data, paths=tuple(options.data), mixture=None)
-        config = replace(config, data=data)
-    return io.override(config, dotted)
+    return io.override(replace(config, distillation=lesson, out="runs/distill-{preset}"), dotted)
+
+
+def with_data(config: RunConfig, paths: Sequence[str] | None) -> RunConfig:
+    """The run on other text, where there is any."""
+    if not paths:
+        return config
+    return replace(config, data=replace(config.data, paths=tuple(paths), mixture=None))
 
 
 def _student(options: argparse.Namespace, source: RunConfig) -> RunConfig:
     """The teacher's run with the student's model, and where its weights come from."""
     from turnout.convert.api import contents
 
-    shared = StartConfig(options.teacher, "shared")
-    start = shared if options.start == "teacher" else StartConfig()
+    fresh = options.start == "fresh"
+    start = StartConfig() if fresh else StartConfig(options.teacher, "shared")
     if options.student is None:
         if source.model.moe is None:
             raise UserError(
                 f"--student: required, since {options.teacher} is dense and has no dense twin; "
                 "name a preset or a folder"
             )
-        return replace(dense_twin(source), start=start, distillation=None)
+        return replace(dense_twin(source), start=start)
     if Path(options.student).is_dir():
-        model = contents(options.student).run.model
-        return _with_model(source, model, StartConfig(options.student))
+        if options.start is not None:
+            raise UserError(f"--start {options.start}: {options.student} has weights of its own")
+        student = contents(options.student).run
+        losses = _router_losses(student.losses, student.model)
+        own = StartConfig(options.student)
+        return replace(source, model=student.model, losses=losses, start=own)
     preset = presets.run(options.student, source.objective.kind)
-    losses = preset.losses
     model = replace(preset.model, vocab_size=source.model.vocab_size)
-    return replace(_with_model(source, model, start), losses=losses, preset=options.student)
+    changed = replace(source, model=model, losses=preset.losses, preset=options.student)
+    return replace(changed, start=start)
 
 
-def _with_model(source: RunConfig, model: ModelConfig, start: StartConfig) -> RunConfig:
-    losses = source.losses if model.moe else source.losses.without_router()
-    return replace(source, model=model, start=start, losses=losses, distillation=None)
-
-
-def _gain(options: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
-    from turnout.convert.api import contents, load
-    from turnout.data import pipeline
-    from turnout.finetune.gain import RowLoss, gain_kept, row_loss
-    from turnout.train.session import load_tokenizer
-
-    if options.dense is None:
-        raise UserError("--dense: required with --gain; the run that the teacher is better than")
-    config = contents(options.teacher).run
-    if options.data:
-        config = replace(config, data=replace(config.data, paths=tuple(options.data), mixture=None))
-    batches = pipeline.build(config, load_tokenizer(options.teacher, config)).validation()
-
-    def losses(path: str) -> RowLoss:
-        return row_loss(load(path), batches)
-
-    students = list(options.gain) + ([options.control] if options.control else [])
-    teacher, dense = losses(options.teacher), losses(options.dense)
-    kept = gain_kept(teacher, dense, {name: losses(name) for name in students})
-    table = Table(title=f"held-out text of {options.teacher}: {len(teacher.nats)} rows")
-    for heading in ("model", "nats a target", "share of the gain", "95% of rows"):
-        table.add_column(heading)
-    table.add_row(f"teacher {options.teacher}", f"{teacher.mean:.4f}", "100%", "")
-    table.add_row(f"dense {options.dense}", f"{dense.mean:.4f}", "0%", "")
-    for name, each in kept.items():
-        what = "control" if name == options.control else "student"
-        interval = f"{each.low:.1%} to {each.high:.1%}"
-        table.add_row(f"{what} {name}", f"{each.loss:.4f}", f"{each.share:.1%}", interval)
-    Console().print(table)
-    return 0
+def _router_losses(losses: LossConfig, model: ModelConfig) -> LossConfig:
+    """Those that the model was trained with; of one that was dense before surgery, and so had none,
+    the usual ones."""
+    if model.moe is None or losses != losses.without_router():
+        return losses
+    usual = LossConfig()
+    return replace(losses, balance=usual.balance, router_z=usual.router_z)

@@ -5,36 +5,41 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from turnout.cli.arguments import Parser, command, option_names, split_dotted
+from turnout.cli.arguments import Parser, alone, command, option_names, split_dotted
 from turnout.cli.launch import Launch
 from turnout.cli.resolve import fresh_folder
-from turnout.cli.train import Run, describe, train
+from turnout.cli.train import again, begin
 from turnout.cli.user_code import add_trust, trust
 from turnout.config import io
 from turnout.config.errors import UserError
 from turnout.config.finetune import RECIPES, finetuned, recipe_of
-from turnout.config.layout import over_ranks
 from turnout.config.objective import ObjectiveConfig, TextToTextConfig
 from turnout.config.train import RunConfig
 
 
 def run(arguments: Sequence[str]) -> int:
     """Fine-tune, or say of a run that was what it did."""
+    launch = Launch.of_environment()
+    return launch.run(lambda: _run(arguments, launch))
+
+
+def _run(arguments: Sequence[str], launch: Launch) -> int:
     rest, dotted = split_dotted(arguments)
-    options = _parser().parse(rest, option_names(_example()))
+    parser = _parser()
+    options = parser.parse(rest, option_names(_example()))
     trust(options.trust)
     if options.report:
+        alone(parser, options, "report", ("model",), dotted)
         return _report(Path(options.model))
     if not options.data:
         raise UserError("--data: required; give .jsonl files of inputs and targets, or text")
     config = _configured(options, dotted)
-    if options.dry_run:
-        print(describe(config), end="")
-        return 0
-    launch = Launch.of_environment()
-    folder = fresh_folder(config, options.out)
-    code = train(config, Run(launch, over_ranks(config, launch.size), folder, None, options.hook))
-    return code or _report(folder)
+    folder = again(launch) or fresh_folder(config, options.out)
+    options.out = str(folder)
+    code = begin(config, options, launch)
+    if code or options.dry_run or not launch.first:
+        return code
+    return _report(folder)
 
 
 def _parser() -> Parser:
@@ -88,7 +93,7 @@ def _configured(options: argparse.Namespace, dotted: dict[str, str]) -> RunConfi
         recipe,
         tuple(options.data),
         _objective(options, opened.run.objective),
-        foreign=opened.step is None,
+        foreign=not opened.trained,
     )
     if options.balance == "off":
         config = replace(config, losses=config.losses.without_router())

@@ -57,14 +57,24 @@ def _run(arguments: Sequence[str], launch: Launch) -> int:
         return 0
     if options.parallel is not None:
         config = laid_out(config, launch.size, options.device, dotted)
+    if not options.dry_run:
+        trust_own(config.model.moe)
+    return begin(config, options, launch)
+
+
+def begin(config: RunConfig, options: argparse.Namespace, launch: Launch) -> int:
+    """Trains a new run, or prints it; goes on with one whose processes were restarted.
+
+    Args:
+        options: ``out``, ``hook`` and ``dry_run``, of the command line.
+    """
     plan = over_ranks(config, launch.size)
     if options.dry_run:
         _say(describe(config), launch)
         return 0
-    trust_own(config.model.moe)
-    again = _again(launch)
-    if again is not None:
-        return _go_on(config, Run(launch, plan, again, None, options.hook))
+    begun = again(launch)
+    if begun is not None:
+        return _go_on(config, Run(launch, plan, begun, None, options.hook))
     folder = fresh_folder(config, options.out) if launch.first else None
     if folder is not None and launch.size > 1:
         from turnout.parallel.launch import remember
@@ -73,7 +83,7 @@ def _run(arguments: Sequence[str], launch: Launch) -> int:
     return train(config, Run(launch, plan, folder, None, options.hook))
 
 
-def _again(launch: Launch) -> Path | None:
+def again(launch: Launch) -> Path | None:
     """The folder of a run whose processes torchrun has restarted."""
     if launch.size == 1 or launch.attempt == 0:
         return None

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from turnout.checkpoint import folders
+from turnout.checkpoint.read import load_meta
 from turnout.compare.speed import Ratio, speed_up
 from turnout.config.errors import UserError
 from turnout.probe.curve import METRICS, records
@@ -105,6 +107,7 @@ def by_source(dense: Path, sparse: Path) -> BySource:
         UserError: they have different sources.
     """
     one, other = source_tracks(dense), source_tracks(sparse)
+    _check_alike(dense, sparse)
     if one.keys() != other.keys():
         apart = sorted(one.keys() ^ other.keys())
         raise UserError(f"{dense} and {sparse} have different sources: {', '.join(apart)}")
@@ -119,6 +122,18 @@ def by_source(dense: Path, sparse: Path) -> BySource:
     }
     last = [{name: track.losses[-1] for name, track in run.items()} for run in (one, other)]
     return BySource(ratios, *last)
+
+
+def _check_alike(dense: Path, sparse: Path) -> None:
+    """Steps are compared, so they must be steps on as many rows of the same text."""
+    metas = [load_meta(folders.latest(run)) for run in (dense, sparse)]
+    for what, values in {
+        "text": [meta.get("text") for meta in metas],
+        "train.batch_rows": [meta["config"]["train"]["batch_rows"] for meta in metas],
+        "objective": [meta["config"]["objective"] for meta in metas],
+    }.items():
+        if values[0] != values[1]:
+            raise UserError(f"{dense} and {sparse} differ in {what}: their steps are not the same")
 
 
 def draw(found: BySource, folder: Path) -> Path:

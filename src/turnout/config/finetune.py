@@ -8,7 +8,7 @@ from typing import Final
 from turnout.config.errors import UserError, nearest
 from turnout.config.model import ModelConfig
 from turnout.config.objective import ObjectiveConfig
-from turnout.config.optimizers import AdafactorConfig, AdamWConfig, OptimizerConfig
+from turnout.config.optimizers import AdafactorConfig, OptimizerConfig
 from turnout.config.schedules import Constant
 from turnout.config.start import StartConfig
 from turnout.config.train import DataConfig, RunConfig, TrainConfig
@@ -147,4 +147,4 @@ def _optimizer(source: OptimizerConfig, recipe: Recipe, foreign: bool) -> Optimi
     if isinstance(source, AdafactorConfig):
         return replace(source, learning_rate=recipe.adafactor)
     rate = FOREIGN_RATE if foreign else recipe.adamw * source.learning_rate
-    return AdamWConfig(rate, beta1=source.beta1, beta2=source.beta2, epsilon=source.epsilon)
+    return replace(source, learning_rate=rate, weight_decay=0.0)

@@ -108,6 +108,10 @@ class TrainConfig:
             f"a divisor of train.batch_rows ({self.batch_rows})",
         )
 
+    def out_of_patience(self, step: int, best: int) -> bool:
+        """Whether a run whose best evaluation was after step ``best`` ends after ``step``."""
+        return self.patience > 0 and step - best >= self.patience * self.eval_every
+
     @property
     def micro_batch_rows(self) -> int:
         return self.batch_rows // self.micro_batches
@@ -164,10 +168,16 @@ class RunConfig:
 
     def standing_alone(self) -> "RunConfig":
         """The same without what belonged to its own training: where its weights came from, which
-        of them changed, adapters and a teacher."""
+        of them changed, adapters, a teacher, and how it was laid over ranks."""
         train = replace(self.train, trained=("all",), patience=0)
-        start, none = StartConfig(), None
-        return replace(self, train=train, start=start, lora=none, distillation=none)
+        return replace(
+            self,
+            train=train,
+            start=StartConfig(),
+            lora=None,
+            distillation=None,
+            parallel=ParallelPlan(),
+        )
 
     def objectives(self) -> Mapping[str, ObjectiveConfig]:
         """The run's objective and those of a mixture's sources, by the place they are given in."""

@@ -38,13 +38,14 @@ class Contents:
         run: its configuration without what belonged to its own training; of a Hugging Face folder
             that of its model and its tokenizer.
         tensors: our names and tensors, read one by one, once.
-        step: the folder of the step, of a run's.
+        trained: whether the configuration is that which the weights were trained with: not in a
+            Hugging Face folder, nor in what was made of one.
     """
 
     folder: Path
     run: RunConfig
     tensors: Iterator[tuple[str, Tensor]]
-    step: Path | None
+    trained: bool
 
 
 def load(
@@ -82,12 +83,12 @@ def contents(path: str | Path, imitate: str | None = None) -> Contents:
     if is_foreign(folder):
         foreign = open_foreign(folder)
         mapped = map_foreign(foreign, imitate)
-        return Contents(folder, run_of(foreign, mapped)[0], natives(foreign, mapped), None)
+        return Contents(folder, run_of(foreign, mapped)[0], natives(foreign, mapped), False)
     if imitate is not None:
         raise UserError(f"imitate = {imitate!r}: goes with a Hugging Face folder; {folder} is none")
     native = open_native(folder)
     tensors = ((name, native.read(name)) for name in native.names)
-    return Contents(folder, native.run.standing_alone(), tensors, native.folder)
+    return Contents(folder, native.run.standing_alone(), tensors, "seeds" in native.meta)
 
 
 def save(

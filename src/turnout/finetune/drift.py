@@ -15,6 +15,7 @@ from torch import Tensor
 from turnout.config.errors import UserError
 from turnout.data.batch import Batch
 from turnout.models.base import Model
+from turnout.models.modes import evaluating
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,8 @@ def routing_drift(before: Model, after: Model, batches: Sequence[Batch]) -> tupl
 
 
 def _decisions(model: Model, batch: Batch) -> dict[str, Int[Tensor, "B S K"]]:
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         routing = model(batch, routing=True).routing
-    finally:
-        model.train(training)
     assert routing is not None
     return {name: decision.expert for name, decision in routing.by_layer().items()}
 

@@ -13,6 +13,7 @@ from jaxtyping import Float64
 from turnout.config.errors import UserError
 from turnout.data.batch import Batch
 from turnout.models.base import Model
+from turnout.models.modes import evaluating
 
 DRAWS, CONFIDENCE = 10_000, 0.95
 
@@ -38,28 +39,26 @@ class Kept:
         loss: the student's, in nats a target.
         share: ``(student - dense) / (teacher - dense)`` (Switch Transformers, 2101.03961, table 6).
         low, high: of the share, a 95% bootstrap interval over rows, the same for all three models.
+        undecided: share of the draws in which the teacher is no better, which have no share.
     """
 
     loss: float
     share: float
     low: float
     high: float
+    undecided: float
 
 
 @torch.no_grad()
 def row_loss(model: Model, batches: Sequence[Batch]) -> RowLoss:
     """The language loss of each row, in evaluation mode."""
-    training = model.training
-    model.eval()
     nats, targets = [], []
-    try:
+    with evaluating(model):
         for batch in batches:
             output = model(batch, observed=False)
             each = output.head.nats(output.hidden, batch.targets)
             nats.append(torch.where(batch.target_mask, each, 0.0).double().sum(1).numpy())
             targets.append(batch.target_mask.sum(1).double().numpy())
-    finally:
-        model.train(training)
     return RowLoss(np.concatenate(nats), np.concatenate(targets))
 
 
@@ -95,4 +94,4 @@ def _kept(
     found = (weights @ (student.nats - dense.nats)) / np.where(gained < 0, gained, np.nan)
     tail = (1 - CONFIDENCE) / 2
     low, high = np.nanquantile(found, [tail, 1 - tail])
-    return Kept(student.mean, share, float(low), float(high))
+    return Kept(student.mean, share, float(low), float(high), float(np.isnan(found).mean()))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from turnout.config.train import TrainConfig
 from turnout.probe.curve import Curve, Point
 
 WINDOW = 9  # training batches whose mean stands for one step
@@ -44,12 +45,8 @@ class Overfitting:
         return f"overfitting: {'YES' if self.found else 'none seen'}; {told}{ended}"
 
 
-def overfitting(curve: Curve, steps: int) -> Overfitting | None:
-    """From a run's curve; None before its first evaluation or step.
-
-    Args:
-        steps: that the run was to take.
-    """
+def overfitting(curve: Curve, train: TrainConfig) -> Overfitting | None:
+    """From a run's curve and its loop; None before its first evaluation or step."""
     if not curve.validation or not curve.training:
         return None
     best = min(curve.validation, key=lambda point: (point.bits, point.step))
@@ -59,7 +56,7 @@ def overfitting(curve: Curve, steps: int) -> Overfitting | None:
         last,
         _training(curve, best.step),
         _training(curve, last.step),
-        patience=last.step < steps,
+        patience=last.step < train.steps and train.out_of_patience(last.step, best.step),
     )
 
 

@@ -76,7 +76,7 @@ def report(folder: Path) -> Report:
     return Report(
         folder,
         _best(folder, checkpoint),
-        overfitting(read_curve(folder), config.train.steps),
+        overfitting(read_curve(folder), config.train),
         routing_drift(before, after, data.validation()) if before.sparse_layers() else (),
     )
 

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int64
 from turnout.data.batch import Batch, Stream
 from turnout.data.tokenizers import Tokenizer
 from turnout.models.base import Model
+from turnout.models.modes import evaluating
 from turnout.moe.stats import LayerDecision
 from turnout.probe.characters import BYTES, CLASSES, CharacterClass, classify, visible
 from turnout.probe.examples import Example, Rows
@@ -129,12 +130,8 @@ def read(model: Model, batches: Iterable[Batch], tokenizer: Tokenizer = BYTES) -
 def records(model: Model, batches: Iterable[Batch]) -> tuple[LayerRecord, ...]:
     """The decisions of every sparse layer over all batches, in the order of the layers."""
     experts = {name: layer.experts.num_experts for name, layer in model.sparse_layers().items()}
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         parts = [_parts(model, batch, experts) for batch in batches] if experts else []
-    finally:
-        model.train(training)
     return tuple(map(_joined, zip(*parts, strict=True)))
 
 

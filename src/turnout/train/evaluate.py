@@ -10,6 +10,7 @@ from torch import Tensor
 from turnout.data.batch import Batch
 from turnout.data.bits import bits_of_text
 from turnout.models.base import Model
+from turnout.models.modes import evaluating
 from turnout.objectives import LanguageObjective
 from turnout.train.counts import Counts
 from turnout.train.ranks import Alone, Ranks
@@ -36,16 +37,12 @@ def evaluate(
     ranks = Alone() if ranks is None else ranks
     batches = ranks.share(batches)
     started = time.perf_counter()
-    training = model.training
-    model.eval()
-    ranks.refresh(model)
-    try:
+    with evaluating(model):
+        ranks.refresh(model)
         counts = Counts.of(ranks.add(Counts.numbers(objective, batches)), len(batches))
         totals = counts.totals
         sums = objective.prepare(model, batches)
         reports = [objective(model, batch, totals, sums) for batch in batches]
-    finally:
-        model.train(training)
     ranks.refresh(model)
     terms, _ = added_terms(ranks, reports)
     loss = terms.pop("language")

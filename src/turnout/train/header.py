@@ -89,7 +89,7 @@ def _watch_lines(config: RunConfig) -> tuple[str, ...]:
         f"guards     bad steps are skipped, {guards.max_skipped} in a row roll back, at most "
         f"{guards.max_rollbacks} times; alarms {_on(alarms.on)}, acting {_on(alarms.act)}",
         f"keeping    the two last checkpoints and the best, every {train.save_every} steps; "
-        f"{average}",
+        f"{average}; patience " + (f"{train.patience} evaluations" if train.patience else "OFF"),
     )
 
 

@@ -126,7 +126,7 @@ class Evaluation:
     sources: Mapping[str, float] = field(default_factory=dict)
 
 
-EventName = Literal["skip", "alarm", "action", "rollback", "resume", "interrupt"]
+EventName = Literal["skip", "alarm", "action", "rollback", "resume", "interrupt", "patience"]
 
 
 @dataclass(frozen=True)

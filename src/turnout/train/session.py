@@ -86,6 +86,7 @@ def open_session(
     """
     set_threads(config)
     checkpoint = None if checkpoint is None else folders.latest(checkpoint)
+    config = pinned(config) if checkpoint is None else config
     data = pipeline.build(config, _earlier_tokenizer(config, checkpoint), progress)
     if checkpoint is not None:
         _same_text(data, checkpoint)
@@ -126,8 +127,37 @@ def _earlier_tokenizer(config: RunConfig, checkpoint: Path | None) -> Tokenizer 
     """That of the checkpoint, or of the run that the weights are taken from."""
     if checkpoint is not None:
         return load_tokenizer(checkpoint, config)
-    start = config.start.path and located(config.start.path)
-    return load_tokenizer(start, config) if start and not is_foreign(start) else None
+    teacher = "" if config.distillation is None else config.distillation.teacher
+    return tokenizer_of(config.start.path or teacher, config)
+
+
+def tokenizer_of(path: str, config: RunConfig) -> Tokenizer | None:
+    """That of a run's folder; None without a path, and of a Hugging Face folder, whose tokenizer
+    the configuration names.
+
+    Raises:
+        UserError: as ``load_tokenizer``.
+    """
+    folder = path and located(path)
+    return load_tokenizer(folder, config) if folder and not is_foreign(folder) else None
+
+
+def pinned(config: RunConfig) -> RunConfig:
+    """A new run's start and teacher as the checkpoints that they are now: their runs may go on.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    start, lesson = config.start, config.distillation
+    config = replace(config, start=replace(start, path=_step(start.path)))
+    if lesson is None:
+        return config
+    return replace(config, distillation=replace(lesson, teacher=_step(lesson.teacher)))
+
+
+def _step(path: str) -> str:
+    folder = path and located(path)
+    return str(folders.latest(folder)) if folder and not is_foreign(folder) else path
 
 
 def _with_top(config: RunConfig, model: Model, data: Data) -> RunConfig:

@@ -6,8 +6,9 @@ import torch
 
 from turnout.config.distillation import DistillationConfig
 from turnout.config.errors import UserError
+from turnout.config.model import ModelConfig
 from turnout.config.train import RunConfig
-from turnout.convert.api import load
+from turnout.convert.api import contents, load
 from turnout.convert.folder import is_foreign
 from turnout.convert.hub import located
 from turnout.data.pipeline import Data
@@ -40,27 +41,32 @@ def open_lesson(
     asked = config.distillation
     if asked is None:
         return None
-    _same_tokens(asked, data, tokenizer_of)
+    same_tokens(asked.teacher, data, tokenizer_of)
+    _check(asked, config.model, contents(asked.teacher).run.model)
 
     def teacher() -> Model:
-        model = load(asked.teacher, dtype=dtype)
-        _check(asked, config, model)
-        return model
+        return load(asked.teacher, dtype=dtype)
 
     if asked.top:
-        return Lesson(Cached(cached(config, data, teacher, progress)), asked.soft, asked.until)
+        said = cached(config, data, dtype, teacher, progress)
+        return Lesson(Cached(said), asked.soft, asked.until)
     return Lesson(Online(teacher(), asked.temperature), asked.soft, asked.until)
 
 
-def _same_tokens(asked: DistillationConfig, data: Data, tokenizer_of: TokenizerOf) -> None:
-    """A Hugging Face folder's tokenizer is compared by its size alone, with the model."""
-    if is_foreign(located(asked.teacher)):
+def same_tokens(path: str, data: Data, tokenizer_of: TokenizerOf) -> None:
+    """Whether a model reads the tokens of ``data``. A Hugging Face folder's tokenizer is not
+    compared, only the size of its vocabulary, with the model.
+
+    Raises:
+        UserError: it reads others.
+    """
+    if is_foreign(located(path)):
         return
-    theirs, ours = tokenizer_of(asked.teacher).fingerprint, data.tokenizer.fingerprint
+    theirs, ours = tokenizer_of(path).fingerprint, data.tokenizer.fingerprint
     if theirs != ours:
         raise UserError(
-            f"distillation.teacher: {asked.teacher} reads tokens of another vocabulary "
-            f"({_named(theirs)}) than the student ({_named(ours)}): give the student the teacher's "
+            f"{path} reads tokens of another vocabulary ({_named(theirs)}) than those of this text "
+            f"({_named(ours)}): models that are compared, and a teacher and its student, share "
             "data.tokenizer"
         )
 
@@ -71,8 +77,7 @@ def _named(fingerprint: object) -> str:
     return text if len(text) < 60 else f"{text[:57]}..."
 
 
-def _check(asked: DistillationConfig, config: RunConfig, teacher: Model) -> None:
-    ours, theirs = config.model, teacher.config
+def _check(asked: DistillationConfig, ours: ModelConfig, theirs: ModelConfig) -> None:
     if theirs.kind != ours.kind:
         raise UserError(
             f"distillation.teacher: {asked.teacher} is of the kind {theirs.kind!r}, must be "

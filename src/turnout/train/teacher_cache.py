@@ -5,6 +5,7 @@ Axes: R rows, N targets of all rows, K tokens, B batch.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -22,16 +23,17 @@ from turnout.config.cache import cache_folder
 from turnout.config.errors import UserError
 from turnout.config.train import RunConfig
 from turnout.convert.conversion import arriving
-from turnout.convert.folder import is_foreign
+from turnout.convert.folder import CONFIG, is_foreign
 from turnout.convert.hub import located
 from turnout.data.batch import Batch
 from turnout.data.pipeline import Data
 from turnout.data.progress import Progress, Silent
+from turnout.data.shards.lock import locked
 from turnout.models.base import Model
 from turnout.models.head import chunks
 from turnout.objectives.soft_targets import SoftTargets, Teacher, Top, at_targets
 
-PLACE = "teachers"  # in the cache
+PLACE, SAID = "teachers", "said"  # in the cache
 
 
 @dataclass(frozen=True)
@@ -83,24 +85,32 @@ class Cached(Teacher):
 
 
 def cached(
-    config: RunConfig, data: Data, teacher: Callable[[], Model], progress: Progress | None = None
+    config: RunConfig,
+    data: Data,
+    dtype: torch.dtype,
+    teacher: Callable[[], Model],
+    progress: Progress | None = None,
 ) -> Said:
-    """What the teacher says of every row of training and validation; asked once, then read.
+    """What the teacher says of every row of training and validation that it is asked about; asked
+    once, by one process of several, then read.
 
     Args:
+        dtype: that the teacher computes in.
         teacher: loads it; not called where the cache has what is asked for.
         progress: is told of the bytes that are written; nobody by default.
     """
-    folder = cache_folder(config.data.cache) / PLACE / _digest(config, data)
-    if not folder.is_dir():
-        with arriving(folder) as place:
-            _write(place, config, data, teacher().eval(), progress or Silent())
-    return Said.open(folder)
+    told = progress or Silent()
+    folder = cache_folder(config.data.cache) / PLACE / _digest(config, data, dtype)
+    with locked(folder, told):
+        if not (folder / SAID).is_dir():
+            with arriving(folder / SAID) as place:
+                _write(place, config, data, teacher().eval(), told)
+    return Said.open(folder / SAID)
 
 
-def _digest(config: RunConfig, data: Data) -> str:
+def _digest(config: RunConfig, data: Data, dtype: torch.dtype) -> str:
     """Of all that decides what is said: the teacher's files, the text and the order of the rows."""
-    asked, train = config.distillation, config.train
+    asked, train, moe = config.distillation, config.train, config.model.moe
     assert asked is not None
     lengths = {name: value for name, value in vars(config.model).items() if "length" in name}
     facts = {
@@ -110,7 +120,10 @@ def _digest(config: RunConfig, data: Data) -> str:
         "data": io.to_dict(config.data),
         "rows": [train.seed, train.steps, train.batch_rows, train.eval_rows],
         "lengths": lengths,
+        "group": 1 if moe is None else moe.group.rows,
         "top": asked.top,
+        "until": asked.until,
+        "dtype": str(dtype),
         "files": _files(located(asked.teacher)),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
@@ -119,7 +132,7 @@ def _digest(config: RunConfig, data: Data) -> str:
 def _files(folder: Path) -> list[str]:
     """SHA-256 of what holds the weights; a run's index names that of every shard."""
     if is_foreign(folder):
-        found = sorted(folder.glob("*.safetensors"))
+        found = sorted([folder / CONFIG, *folder.glob("*.safetensors")])
     else:
         found = [folders.latest(folder) / INDEX]
     digests = []
@@ -130,7 +143,10 @@ def _files(folder: Path) -> list[str]:
 
 
 def _batches(config: RunConfig, data: Data) -> Iterator[Batch]:
-    steps = (data.micro_batches(step) for step in range(config.train.steps))
+    """Those that the teacher takes part in."""
+    asked = config.distillation
+    until = 1.0 if asked is None else asked.until
+    steps = (data.micro_batches(step) for step in range(math.ceil(until * config.train.steps)))
     return chain(chain.from_iterable(steps), data.validation())
 
 

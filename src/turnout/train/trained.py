@@ -15,6 +15,7 @@ from torch import Tensor
 from turnout.config.errors import UserError, nearest
 from turnout.data.batch import Batch
 from turnout.models.base import Model
+from turnout.models.modes import evaluating
 from turnout.train.optim import role_of
 
 # Words, and whether a parameter of that name and of that role is meant.
@@ -67,7 +68,10 @@ def choose_trained(model: Model, words: Sequence[str]) -> Trained:
     some: dict[str, set[int]] = {}
     for word in words:
         if TOP.fullmatch(word):
-            raise UserError(f"train.trained = {word!r}: is measured first; see resolve_top")
+            raise UserError(
+                f"train.trained = {word!r}: is chosen when a run begins; name the experts of this "
+                "one, such as '*.experts.*[0,5]'"
+            )
         pattern, experts = _split(word)
         found = [name for name in parameters if _means(pattern, name)]
         if not found:
@@ -134,16 +138,12 @@ def expert_prefixes(model: Model) -> dict[str, str]:
 @torch.no_grad()
 def measured_loads(model: Model, batches: Sequence[Batch]) -> dict[str, list[int]]:
     """Assignments of each expert in evaluation mode, by sparse layer."""
-    training = model.training
-    model.eval()
-    try:
-        found: dict[str, Tensor] = {}
+    found: dict[str, Tensor] = {}
+    with evaluating(model):
         for batch in batches:
             for stats in model(batch).layers:
                 counts = stats.router.assigned.sum(0)
                 found[stats.name] = found.get(stats.name, torch.zeros_like(counts)) + counts
-    finally:
-        model.train(training)
     return {name: [int(count) for count in counts] for name, counts in found.items()}
 
 

@@ -126,6 +126,13 @@ class Trainer:
                 evaluation = self._evaluate(validation)
             if self._is_due(evaluation, last) and not self._save():
                 self._roll_back("the weights are no longer finite")
+        if state.step < last and state.control.best is not None:
+            self._say(
+                "patience",
+                f"no evaluation was better than that after step {state.control.best.step} for "
+                f"{self.config.train.patience} of them (train.patience): the run ends; "
+                "--train.patience 0 goes on",
+            )
         self.saves.settle()
         return evaluation or self._evaluate(validation)
 
@@ -215,10 +222,8 @@ class Trainer:
 
     def _out_of_patience(self) -> bool:
         """Whether the evaluations have not become better for too long."""
-        train, best = self.config.train, self.state.control.best
-        if not train.patience or best is None:
-            return False
-        return self.state.step - best.step >= train.patience * train.eval_every
+        best = self.state.control.best
+        return best is not None and self.config.train.out_of_patience(self.state.step, best.step)
 
     def _save(self) -> bool:
         """Save unless this step is saved already; False if the weights are not fit to be."""

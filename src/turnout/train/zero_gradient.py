@@ -8,6 +8,7 @@ from torch import Tensor
 from turnout.config.errors import UserError
 from turnout.data.batch import Batch
 from turnout.models.base import Model
+from turnout.models.modes import training
 from turnout.objectives import LanguageObjective
 
 ROUTER_TERMS = ("balance", "router_z", "importance", "load", "entropy")
@@ -34,12 +35,8 @@ def check_coefficients(
     parameters = trainable_router(model)
     if not on or not parameters or objective.moe is None or objective.moe.num_experts == 1:
         return
-    training = model.training
-    model.train()
-    try:
+    with training(model):
         layers = model(batches[0]).layers
-    finally:
-        model.train(training)
     terms = objective.layer_terms(layers, objective.totals(batches[:1]), None)
     dead = [name for name in on if not _reaches(terms[name], parameters)]
     if dead:
