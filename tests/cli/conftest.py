@@ -37,7 +37,7 @@ def turnout(
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny(text_folder: Path) -> dict[str, tuple[str, ...]]:
     """Options that make ``switch_tiny`` train in a second, by objective."""
     common = (

@@ -1,7 +1,7 @@
 """``turnout finetune`` and ``turnout distill`` from a run to what they say of it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from turnout.checkpoint import folders
+from turnout.cli.main import main
 from turnout.train.session import saved_config
 
 Turnout = Callable[..., Any]
@@ -32,6 +33,20 @@ def dense(tiny: Tiny) -> list[str]:
     options = list(tiny["causal"])
     at = options.index("--model.moe.num_experts")
     return [*options[:at], *options[at + 2 :], "--dense"]
+
+
+@pytest.fixture(scope="module")
+def pair(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A sparse run, ``first``, and its dense twin, ``dense``."""
+    folder = tmp_path_factory.mktemp("pair")
+    options = {"first": list(tiny["causal"]), "dense": dense(tiny)}
+    for name, words in options.items():
+        assert main(["train", *words, "--out", str(folder / name)]) == 0
+    return {name: str(folder / name) for name in options}
+
+
+def named(arguments: Iterable[str], names: Mapping[str, str]) -> list[str]:
+    return [names.get(word, word) for word in arguments]
 
 
 SHORT = ("--train.steps", "4", "--train.eval_every", "2", "--train.batch_rows", "4")
@@ -66,9 +81,10 @@ def test_from_a_run_to_a_report(
     assert "overfitting: " in again.out
 
 
-def test_balance_off_and_plain_text(turnout: Turnout, tiny: Tiny, text_folder: Path) -> None:
-    assert turnout("train", *tiny["causal"], "--out", "first").code == 0
-    plain = ("finetune", "first", "--data", str(text_folder), "--balance", "off", "--dry-run")
+def test_balance_off_and_plain_text(
+    turnout: Turnout, pair: dict[str, str], text_folder: Path
+) -> None:
+    plain = ("finetune", pair["first"], "--data", str(text_folder), "--balance", "off", "--dry-run")
     shown = turnout(*plain, "--recipe", "plain")
     assert shown.code == 0, shown.err
     for line in ("balance = 0.0", "router_z = 0.0", "expert_dropout = 0.0", 'kind = "causal"'):
@@ -87,14 +103,13 @@ def test_balance_off_and_plain_text(turnout: Turnout, tiny: Tiny, text_folder: P
 )
 def test_every_mistake_is_one_line(
     turnout: Turnout,
-    tiny: Tiny,
+    pair: dict[str, str],
     questions: str,
     arguments: tuple[str, ...],
     says: str,
     tmp_path: Path,
 ) -> None:
-    assert turnout("train", *tiny["causal"], "--out", "first").code == 0
-    given = [questions if word == "QUESTIONS" else word for word in arguments]
+    given = named(arguments, {**pair, "QUESTIONS": questions})
     failed = (
         turnout("finetune", *given, "--out", "out")
         if "--report" not in given
@@ -141,11 +156,9 @@ def test_a_student_a_control_and_what_they_keep(
     ],
 )
 def test_mistakes_of_distill(
-    turnout: Turnout, tiny: Tiny, arguments: tuple[str, ...], says: str
+    turnout: Turnout, pair: dict[str, str], arguments: tuple[str, ...], says: str
 ) -> None:
-    assert turnout("train", *tiny["causal"], "--out", "first").code == 0
-    assert turnout("train", *dense(tiny), "--out", "dense").code == 0
-    failed = turnout("distill", *arguments)
+    failed = turnout("distill", *named(arguments, pair))
     assert failed.code == 2
     assert says in failed.err
     assert failed.err.count("\n") == 1
@@ -163,35 +176,32 @@ def test_mistakes_of_distill(
     ],
 )
 def test_options_without_effect_are_refused(
-    turnout: Turnout, tiny: Tiny, arguments: tuple[str, ...], says: str
+    turnout: Turnout, pair: dict[str, str], arguments: tuple[str, ...], says: str
 ) -> None:
-    assert turnout("train", *tiny["causal"], "--out", "first").code == 0
-    assert turnout("train", *dense(tiny), "--out", "dense").code == 0
-    failed = turnout(*arguments)
+    failed = turnout(*named(arguments, pair))
     assert failed.code == 2
     assert says in failed.err
     assert failed.err.count("\n") == 1
 
 
-def test_a_sparse_student_of_a_dense_teacher_is_balanced(turnout: Turnout, tiny: Tiny) -> None:
-    assert turnout("train", *tiny["causal"], "--out", "first").code == 0
-    assert turnout("train", *dense(tiny), "--out", "dense").code == 0
-    shown = turnout("distill", "dense", "--student", "first", "--dry-run")
+def test_a_sparse_student_of_a_dense_teacher_is_balanced(
+    turnout: Turnout, pair: dict[str, str]
+) -> None:
+    shown = turnout("distill", pair["dense"], "--student", pair["first"], "--dry-run")
     assert shown.code == 0, shown.err
     assert "balance = 0.01" in shown.out
-    assert 'teacher = "dense"' in shown.out
+    assert f'teacher = "{pair["dense"]}"' in shown.out
 
 
 def test_models_of_other_tokens_are_not_compared(
-    turnout: Turnout, tiny: Tiny, text_folder: Path
+    turnout: Turnout, tiny: Tiny, pair: dict[str, str]
 ) -> None:
-    assert turnout("train", *tiny["causal"], "--out", "first").code == 0
     other = ("--data.tokenizer", "trained", "--data.tokenizer.vocab_size", "500")
     learnt = turnout(
         "train", *tiny["causal"], *other, "--model.vocab_size", "512", "--out", "second"
     )
     assert learnt.code == 0, learnt.err
-    failed = turnout("distill", "second", "--gain", "first", "--dense", "first")
+    failed = turnout("distill", "second", "--gain", pair["first"], "--dense", pair["first"])
     assert failed.code == 2
     assert "another vocabulary" in failed.err
 
