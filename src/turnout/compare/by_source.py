@@ -153,11 +153,11 @@ def bars(values: Sequence[float]) -> dict[float, int]:
 def _histogram(found: BySource) -> Chart:
     alt = altair()
     counted = [
-        {"from": begin, "to": begin + WIDTH, "sources": count}
+        {"from": begin, "to": begin + WIDTH, "none": 0, "sources": count}
         for begin, count in bars(found.reached).items()
     ]
     named = [
-        {"source": name, "speed-up": ratio.value, "shown": ratio.text()}
+        {"source": name, "speed-up": ratio.value or 0, "shown": ratio.text()}
         for name, ratio in found.speed_ups.items()
     ]
     histogram = (
@@ -167,6 +167,7 @@ def _histogram(found: BySource) -> Chart:
             x=alt.X("from:Q", title="speed-up in steps", scale=alt.Scale(zero=False)),
             x2="to:Q",
             y=alt.Y("sources:Q", title="sources", axis=alt.Axis(tickMinStep=1)),
+            y2="none:Q",
         )
         .properties(width=470, height=220)
     )
