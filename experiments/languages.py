@@ -159,8 +159,8 @@ def main(folder: Path, jobs: int, picture: Path) -> str:
             f"{found.line[0].upper()}{found.line[1:]}. Losses are nats a byte, of the last "
             "evaluation. Every evaluation reads 8 rows of 512 bytes of a language, which is "
             "little: speed-ups of single languages are uncertain by more than what sets "
-            "neighbours of the table apart. Switch (2101.03961, section 4.3): mean 5, at least 4 for 91% of 101 "
-            "languages, after a million steps.",
+            "neighbours of the table apart. Switch (2101.03961, section 4.3): mean 5, at least 4 "
+            "for 91% of 101 languages, after a million steps.",
             "",
             f"![histogram]({picture.name})",
             "",
