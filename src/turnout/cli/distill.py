@@ -7,7 +7,7 @@ from pathlib import Path
 
 from turnout.cli.arguments import Parser, alone, option_names, split_dotted
 from turnout.cli.launch import Launch
-from turnout.cli.train import begin
+from turnout.cli.train import add_begin, begin
 from turnout.cli.user_code import add_trust, trust
 from turnout.config import io, presets
 from turnout.config.distillation import DistillationConfig
@@ -72,9 +72,7 @@ def _parser() -> Parser:
         "--top", type=int, default=0, metavar="K", help="keep the teacher's K best tokens on disk"
     )
     parser.add_argument("--data", nargs="+", metavar="PATH", help="default: what the teacher read")
-    parser.add_argument("--out", metavar="DIR", help="the run's folder; default runs/distill-NAME")
-    parser.add_argument("--hook", action="append", default=[], metavar="MODULE:FACTORY")
-    parser.add_argument("--dry-run", action="store_true", help="print the configuration and stop")
+    add_begin(parser, "runs/distill-NAME")
     parser.add_argument("--gain", nargs="+", metavar="RUN", help="students to compare")
     parser.add_argument("--dense", metavar="RUN", help="with --gain: the dense model")
     parser.add_argument(

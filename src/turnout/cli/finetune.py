@@ -8,7 +8,7 @@ from pathlib import Path
 from turnout.cli.arguments import Parser, alone, command, option_names, split_dotted
 from turnout.cli.launch import Launch
 from turnout.cli.resolve import fresh_folder
-from turnout.cli.train import again, begin
+from turnout.cli.train import add_begin, again, begin
 from turnout.cli.user_code import add_trust, trust
 from turnout.config import io
 from turnout.config.errors import UserError
@@ -72,9 +72,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--objective", metavar="KIND", help="text_to_text for .jsonl, else as before"
     )
-    parser.add_argument("--out", metavar="DIR", help="the run's folder; default runs/finetune-NAME")
-    parser.add_argument("--hook", action="append", default=[], metavar="MODULE:FACTORY")
-    parser.add_argument("--dry-run", action="store_true", help="print the configuration and stop")
+    add_begin(parser, "runs/finetune-NAME")
     parser.add_argument(
         "--report", action="store_true", help="MODEL is a run that was fine-tuned: say what it did"
     )

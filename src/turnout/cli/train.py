@@ -62,6 +62,21 @@ def _run(arguments: Sequence[str], launch: Launch) -> int:
     return begin(config, options, launch)
 
 
+def add_begin(parser: Parser, folder: str) -> None:
+    """What ``begin`` reads of a command line; ``folder`` is the default that help names."""
+    parser.add_argument("--out", metavar="DIR", help=f"the run's folder; default {folder}")
+    parser.add_argument(
+        "--hook",
+        action="append",
+        default=[],
+        metavar="MODULE:FACTORY",
+        help="a tracker of yours: factory(run folder) gives a turnout.Hook; may be given again",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved configuration and stop"
+    )
+
+
 def begin(config: RunConfig, options: argparse.Namespace, launch: Launch) -> int:
     """Trains a new run, or prints it; goes on with one whose processes were restarted.
 
@@ -124,7 +139,7 @@ def _acting(config: RunConfig, act: bool) -> RunConfig:
 def _parser() -> Parser:
     parser = Parser("turnout train", "Train a model and say how well it went.")
     add_options(parser)
-    parser.add_argument("--out", metavar="DIR", help="the run's folder; default runs/PRESET")
+    add_begin(parser, "runs/PRESET")
     parser.add_argument("--resume", metavar="RUN", help="continue a run from its last checkpoint")
     parser.add_argument(
         "--parallel",
@@ -136,16 +151,6 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--act", action="store_true", help="let alarms change the loss coefficients, with a record"
-    )
-    parser.add_argument(
-        "--hook",
-        action="append",
-        default=[],
-        metavar="MODULE:FACTORY",
-        help="a tracker of yours: factory(run folder) gives a turnout.Hook; may be given again",
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the resolved configuration and stop"
     )
     add_trust(parser)
     return parser
