@@ -4,7 +4,6 @@ import pytest
 
 from turnout.config import io, presets
 from turnout.config.errors import ConfigError, UserError
-from turnout.config.layout import over_ranks
 from turnout.config.lora import LoraConfig
 from turnout.config.train import RunConfig
 from turnout.plan.hardware import Assumptions, device_of
@@ -49,10 +48,11 @@ def test_refusals_are_one_line(options: dict[str, str], said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_several_ranks_and_plans_are_refused() -> None:
-    run = io.override(RUN, {"lora.rank": "4"})
-    over_ranks(run, 1)
-    with pytest.raises(ConfigError, match=r"^lora = .*: must be none on 2 ranks"):
-        over_ranks(io.override(run, {"parallel.expert": "2"}), 2)
-    with pytest.raises(ConfigError, match=r"^lora = .*: must be none here: plans"):
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [({"lora.rank": "4"}, "lora"), ({"train.trained": "router"}, "train.trained")],
+)
+def test_plans_are_of_runs_that_train_every_weight(options: dict[str, str], field: str) -> None:
+    run = io.override(RUN, options)
+    with pytest.raises(ConfigError, match=rf"^{field} = .*: must be left out here: plans"):
         Question(run, 1, device_of("cpu"), Assumptions())

@@ -10,7 +10,6 @@ import torch
 
 from tests.distributed import training
 from tests.distributed.harness import Pool
-from tests.train.conftest import tiny_run as tiny_run  # a fixture, used by its name
 from turnout.checkpoint import folders
 from turnout.checkpoint.read import load
 from turnout.config.guards import GuardConfig
@@ -25,17 +24,6 @@ Ranks = Callable[[int], Pool]
 P = ParallelPlan
 
 
-@pytest.fixture
-def plain_run(tiny_run: RunConfig) -> RunConfig:
-    """Without dropout, which each rank draws for itself; an epsilon above what rounding leaves."""
-    return replace(
-        tiny_run,
-        model=replace(tiny_run.model, dropout=0.0),
-        optimizer=AdamWConfig(epsilon=1e-4, weight_decay=0.1),
-        train=replace(tiny_run.train, average=0.5),
-    )
-
-
 def laid(config: RunConfig, plan: ParallelPlan) -> RunConfig:
     return replace(config, parallel=plan)
 
@@ -44,23 +32,8 @@ def laid(config: RunConfig, plan: ParallelPlan) -> RunConfig:
 def test_a_run_is_that_of_one_process(
     ranks: Ranks, plain_run: RunConfig, tmp_path: Path, plan: ParallelPlan
 ) -> None:
-    session = open_session(plain_run)
-    begin = {f"model.{n}": p.detach().clone() for n, p in session.state.weights.items()}
-    alone = Trainer.of(session, tmp_path / "one").run()
-    found = ranks(2).run(training.train, laid(plain_run, plan), tmp_path / "many", str(tmp_path))
-    assert found[0] == found[1]
-    assert found[0]["loss"] == pytest.approx(alone.loss, rel=1e-5)
-    one, many = (load(folders.latest(tmp_path / name)) for name in ("one", "many"))
-    assert one.tensors.keys() == many.tensors.keys()
-    for name, tensor in one.tensors.items():
-        first = begin.get(name.replace("average.", "model."))
-        if first is not None:
-            largest = float((tensor - first).abs().max())
-            assert float((tensor - many.tensors[name]).abs().max()) <= 1e-3 * largest, name
-    for key in ("step", "tokens", "control", "sums", "optimizer"):
-        if key != "control":
-            assert one.meta[key] == many.meta[key], key
-    assert one.meta["control"]["batch"] == many.meta["control"]["batch"]
+    job = (laid(plain_run, plan), tmp_path / "many", str(tmp_path))
+    training.assert_same(plain_run, tmp_path / "one", ranks(2).run(training.train, *job), job[1])
 
 
 @pytest.mark.parametrize("scope", ["batch", "previous"])

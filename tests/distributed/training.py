@@ -6,13 +6,15 @@ from errno import EIO, ENOSPC
 from pathlib import Path
 from typing import Any, final
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
 from tests.distributed.cases import meshes
-from turnout.checkpoint import saver
+from turnout.checkpoint import folders, saver
 from turnout.checkpoint.ranks import OverStore
+from turnout.checkpoint.read import load
 from turnout.config.layout import over_ranks
 from turnout.config.train import RunConfig
 from turnout.parallel.ranks import ManyRanks
@@ -46,6 +48,25 @@ def train(config: RunConfig, folder: Path, tag: str, until: int | None = None) -
     watch = Watch()
     evaluation = Trainer.of(opened(config, tag), folder, [watch]).run(until)
     return {"losses": watch.losses, "norms": watch.norms, "loss": evaluation.loss}
+
+
+def assert_same(config: RunConfig, folder: Path, found: list[Any], many: Path) -> None:
+    """That what ranks ``found``, and left in ``many``, is what one process does in ``folder``."""
+    session = open_session(config)
+    begin = {f"model.{n}": p.detach().clone() for n, p in session.state.weights.items()}
+    alone = Trainer.of(session, folder).run()
+    assert found == [found[0]] * len(found)
+    assert found[0]["loss"] == pytest.approx(alone.loss, rel=1e-5)
+    ours, theirs = load(folders.latest(folder)), load(folders.latest(many))
+    assert ours.tensors.keys() == theirs.tensors.keys()
+    for name, tensor in ours.tensors.items():
+        first = begin.get(name.replace("average.", "model."))
+        if first is not None:
+            largest = float((tensor - first).abs().max())
+            assert float((tensor - theirs.tensors[name]).abs().max()) <= 1e-3 * largest, name
+    for key in ("step", "tokens", "sums", "optimizer"):
+        assert ours.meta[key] == theirs.meta[key], key
+    assert ours.meta["control"]["batch"] == theirs.meta["control"]["batch"]
 
 
 def go_on(config: RunConfig, checkpoint: Path, tag: str) -> dict[str, Any]:

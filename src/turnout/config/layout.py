@@ -28,12 +28,6 @@ def over_ranks(config: RunConfig, ranks: int) -> ParallelPlan:
         True,
         f"false on {ranks} ranks, whose collectives a compiled block cannot hold",
     )
-    require(
-        plan.single or config.lora is None,
-        "lora",
-        config.lora,
-        f"none on {ranks} ranks, over which adapters are not laid; train them in one process",
-    )
     check_model(config.model, plan)
     check_rows(config.model.moe, config.train, plan)
     return plan

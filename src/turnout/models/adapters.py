@@ -17,13 +17,12 @@ from turnout.moe.adapter import StackedAdapter
 from turnout.moe.experts import Experts, LinearExperts
 from turnout.moe.routers.sigmoid_top_k import SigmoidTopK
 from turnout.moe.routers.softmax import SoftmaxRouter
-from turnout.nn.adapter import Adapter, delta
+from turnout.nn.adapter import MARK, Adapter, delta
 from turnout.nn.feed_forward import FeedForward
 from turnout.nn.linear import Linear, MatrixAdapter
 
-__all__ = ["adapt", "carried", "delta", "extract", "merge", "merged", "report", "targets"]
+__all__ = ["MARK", "adapt", "carried", "delta", "extract", "merge", "merged", "report", "targets"]
 
-MARK = "_lora"  # behind the name of a matrix stands its adapter
 SALT = 0x10A  # the weights themselves are drawn from the seed as it is
 
 

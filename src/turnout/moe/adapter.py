@@ -29,6 +29,9 @@ class StackedAdapter(Adapter):
     def rank(self) -> int:
         return self.a.shape[2]
 
+    def along(self, dim: int) -> tuple[str, ...]:
+        return (("a", "b"), ("a",), ("b",))[dim]
+
     def forward(
         self, rows: Float[Tensor, "N I"], offsets: Int[Tensor, " E"]
     ) -> Float[Tensor, "N O"]:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from turnout.nn.init import matrix_normal_
 
+MARK = "_lora"  # behind the name of a matrix stands its adapter
+
 
 class Adapter(nn.Module, ABC):
     """Adds ``scale * B A x`` to what a frozen matrix makes of a row; section 4.1, equation 3.
@@ -42,6 +44,10 @@ class Adapter(nn.Module, ABC):
     @abstractmethod
     def rank(self) -> int:
         """R."""
+
+    @abstractmethod
+    def along(self, dim: int) -> tuple[str, ...]:
+        """Which of ``a`` and ``b`` have the dimension ``dim`` of the matrix, under that number."""
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """A as other matrices start, B zero: the function is at first that without an adapter."""

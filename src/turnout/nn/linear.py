@@ -55,6 +55,9 @@ class MatrixAdapter(Adapter):
     def rank(self) -> int:
         return self.a.shape[0]
 
+    def along(self, dim: int) -> tuple[str, ...]:
+        return ("b",) if dim == 0 else ("a",)
+
     def forward(self, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
         """What is added to the product of ``x`` with the matrix."""
         return linear(linear(self.dropout(x), self.a) * self.scale, self.b)

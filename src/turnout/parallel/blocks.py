@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from turnout.nn.adapter import MARK, Adapter
 from turnout.parallel.mesh import Meshes
 from turnout.parallel.shards import Cut
 
@@ -20,15 +21,27 @@ class Blocks:
     partial: set[nn.Parameter] = field(default_factory=set)
 
     def cut(self, module: nn.Module, name: str, dim: int, axis: str) -> None:
-        """Leave ``module`` this rank's part of a parameter along an axis of the experts' mesh."""
+        """Leave ``module`` this rank's part of a parameter along an axis of the experts' mesh, and
+        of the adapter beside it."""
         old = getattr(module, name)
         if old is None:
             return
+        adapter = module._modules.get(name + MARK)
+        if isinstance(adapter, Adapter):
+            self._cut_adapter(adapter, dim, axis)
         mesh = self.meshes.experts
         cut = Cut(axis, dim, mesh.get_local_rank(axis), mesh.get_group(axis))
         start, length = cut.span(old.shape[dim])
         kept = old.detach().narrow(dim, start, length).clone()
         self._put(module, name, old, kept, (*self.cuts.pop(old, ()), cut))
+
+    def _cut_adapter(self, adapter: Adapter, dim: int, axis: str) -> None:
+        """What has the dimension is cut with the matrix; of a factor without it each rank has the
+        whole, and a part of its gradient."""
+        cut = adapter.along(dim)
+        for factor in cut:
+            self.cut(adapter, factor, dim, axis)
+        self.partial.update(adapter.get_parameter(each) for each in {"a", "b"} - {*cut})
 
     def own(self, module: nn.Module, name: str) -> None:
         """Let the first tensor rank alone have a bias that is added to a sum over the axis."""

@@ -78,9 +78,12 @@ class Question:
     def __post_init__(self) -> None:
         if not 1 <= self.ranks <= MAX_RANKS:
             raise ConfigError("devices", self.ranks, f"in 1 .. {MAX_RANKS:,}")
-        if self.config.lora is not None:
-            allowed = "none here: plans are of runs that train every weight"
-            raise ConfigError("lora", self.config.lora, allowed)
+        trained = self.config.train.trained
+        if self.config.lora is not None or trained != ("all",):
+            allowed = "left out here: plans are of runs that train every weight"
+            found = ("train.trained", list(trained))
+            field, value = found if self.config.lora is None else ("lora", self.config.lora)
+            raise ConfigError(field, value, allowed)
 
 
 def layouts(question: Question) -> list[Layout]:

@@ -6,7 +6,6 @@ from turnout.config import io
 from turnout.config.losses import LossConfig
 from turnout.config.moe import MoEConfig
 from turnout.config.train import RunConfig
-from turnout.models.adapters import report
 from turnout.models.base import Model
 from turnout.train.session import Session
 from turnout.train.zero_gradient import ROUTER_TERMS, trainable_router
@@ -47,7 +46,7 @@ def run_header(session: Session) -> tuple[str, ...]:
 
 def _start_lines(session: Session) -> tuple[str, ...]:
     """Where the weights come from, and which of them train, where that is not all of them."""
-    begun, trained, model = session.begun, session.trained, session.state.model
+    begun, trained = session.begun, session.trained
     found: tuple[str, ...] = (f"start      {begun.line}",) if begun.path else ()
     asked = session.config.distillation
     if asked is not None:
@@ -57,12 +56,11 @@ def _start_lines(session: Session) -> tuple[str, ...]:
             f"teacher    {asked.teacher}: {asked.soft:g} of the language loss at temperature "
             f"{asked.temperature:g}{until}{kept}",
         )
-    rows = trained.rows(model)
-    if session.config.lora is not None or all(trains == size for _, size, trains in rows):
+    if session.adapted is not None or all(t == size for _, size, t in trained.parts):
         return found
     parts = (
         f"{part} {trains:,} of {size:,}" if trains else f"{part} OFF (frozen)"
-        for part, size, trains in rows
+        for part, size, trains in trained.parts
     )
     return (*found, f"trained    {', '.join(session.config.train.trained)}: {'; '.join(parts)}")
 
@@ -144,9 +142,9 @@ def _sparse_lines(session: Session) -> tuple[str, ...]:
 def _adapter_lines(session: Session) -> tuple[str, ...]:
     """Every matrix that has an adapter; nothing else trains then."""
     lora = session.config.lora
-    if lora is None:
+    if lora is None or session.adapted is None:
         return ()
-    first, *names = report(session.state.model).lines()
+    first, *names = session.adapted.lines()
     dropout = f"{lora.dropout:g}" if lora.dropout else "OFF"
     return (
         f"adapters   {first}; alpha {lora.alpha:g}, dropout {dropout}",

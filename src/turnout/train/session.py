@@ -66,6 +66,7 @@ class Session:
     product_reason: str
     begun: Begun
     trained: Trained
+    adapted: adapters.Report | None
 
 
 def open_session(
@@ -98,14 +99,13 @@ def open_session(
         fill_hash_tables(model, data)
         begun = begin(model, config.start)
         config = _with_top(config, model, data)
-    _adapt(model, config)
+    adapted = _adapted(model, config)
     trained = _trained(config, model)
     lesson = open_lesson(config, data, dtype, load_tokenizer, progress)
     objective = objectives.build(config.losses, config.model, lesson)
     ranks = connect()
     over_ranks(config, ranks.size)
     if ranks.size > 1:
-        _refuse_part(config, trained, model)
         same(ranks.messages, _found_here(config, data, dtype))
         _check_first(config, model, objective, data, checkpoint)
         objective = objective.over(ranks.whole_sums)
@@ -120,7 +120,8 @@ def open_session(
             raise UserError(
                 f"{checkpoint}: not written by this version of Turnout ({error!r})"
             ) from error
-    return Session(config, data, state, objective, dtype, reason, product_reason, begun, trained)
+    reasons = (reason, product_reason)
+    return Session(config, data, state, objective, dtype, *reasons, begun, trained, adapted)
 
 
 def _earlier_tokenizer(config: RunConfig, checkpoint: Path | None) -> Tokenizer | None:
@@ -182,14 +183,6 @@ def _trained(config: RunConfig, model: Model) -> Trained:
     return trained
 
 
-def _refuse_part(config: RunConfig, trained: Trained, model: Model) -> None:
-    """Raises ConfigError where not all weights train: no layout of ranks has been shown to."""
-    if trained.still or len(trained.names) < len(dict(model.named_parameters())):
-        raise ConfigError(
-            "train.trained", list(config.train.trained), "['all'] on several ranks", "start one"
-        )
-
-
 def _found_here(config: RunConfig, data: Data, dtype: torch.dtype) -> dict[str, str]:
     """What this machine's files and its processor decide."""
     moe = config.model.moe
@@ -232,7 +225,7 @@ def load_run(run: Path | str, config: RunConfig | None = None) -> tuple[RunConfi
     config = saved_config(run) if config is None else config
     set_threads(config)
     model, _, _ = _built(config)
-    _adapt(model, config)
+    _adapted(model, config)
     load_model(model, folders.latest(run), average=config.train.average > 0)
     adapters.merge(model).eval()
     return config, model
@@ -309,10 +302,10 @@ def with_product(config: RunConfig, data: Data) -> tuple[RunConfig, str]:
     return replace(config, model=model), choice.why
 
 
-def _adapt(model: Model, config: RunConfig) -> None:
-    """Puts the adapters there that the run trains."""
-    if config.lora is not None:
-        adapters.adapt(model, config.lora, config.train.seed)
+def _adapted(model: Model, config: RunConfig) -> adapters.Report | None:
+    """Puts the adapters there that the run trains; None where it trains none."""
+    lora = config.lora
+    return None if lora is None else adapters.adapt(model, lora, config.train.seed)
 
 
 def _built(config: RunConfig) -> tuple[Model, torch.dtype, str]:

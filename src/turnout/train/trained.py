@@ -5,7 +5,7 @@ Axes: E experts.
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -17,6 +17,7 @@ from turnout.data.batch import Batch
 from turnout.models.base import Model
 from turnout.models.modes import evaluating
 from turnout.train.optim import role_of
+from turnout.train.ranks import Ranks
 
 # Words, and whether a parameter of that name and of that role is meant.
 WORDS = ("all", "non-experts", "router", "experts", "attention", "ffn")
@@ -31,27 +32,30 @@ class Trained:
     Attributes:
         names: parameters that change.
         still: of stacked experts of which some alone change, those that do not, by parameter.
+        parts: of every part of the model its name, its weights, and those that train.
     """
 
     names: frozenset[str]
     still: Mapping[str, tuple[int, ...]]
+    parts: tuple[tuple[str, int, int], ...]
 
     @staticmethod
-    def of(model: Model) -> "Trained":
-        """What trains as it is."""
-        trains = (name for name, weight in model.named_parameters() if weight.requires_grad)
-        return Trained(frozenset(trains), {})
+    def of(model: Model, still: Mapping[str, tuple[int, ...]] | None = None) -> "Trained":
+        """What trains of a whole model as it is, but for the experts that are held ``still``."""
+        still = still or {}
+        names = (name for name, weight in model.named_parameters() if weight.requires_grad)
+        return Trained(frozenset(names), still, tuple(_parts(model, still)))
 
-    def rows(self, model: Model) -> list[tuple[str, int, int]]:
-        """A line for every part of the model: its name, its weights, and those that train."""
-        found: dict[str, list[int]] = {}
-        for name, parameter in model.named_parameters():
-            size = parameter.numel()
-            idle = len(self.still.get(name, ())) * (size // max(len(parameter), 1))
-            total = found.setdefault(_part(name), [0, 0])
-            total[0] += size
-            total[1] += size - idle if name in self.names else 0
-        return [(part, size, trains) for part, (size, trains) in found.items()]
+
+def _parts(model: Model, still: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, int, int]]:
+    found: dict[str, list[int]] = {}
+    for name, parameter in model.named_parameters():
+        size = parameter.numel()
+        idle = len(still.get(name, ())) * (size // max(len(parameter), 1))
+        total = found.setdefault(_part(name), [0, 0])
+        total[0] += size
+        total[1] += size - idle if parameter.requires_grad else 0
+    return ((part, size, trains) for part, (size, trains) in found.items())
 
 
 def choose_trained(model: Model, words: Sequence[str]) -> Trained:
@@ -90,7 +94,7 @@ def choose_trained(model: Model, words: Sequence[str]) -> Trained:
     names |= some.keys()
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in names)
-    return Trained(frozenset(names), {name: idle for name, idle in still.items() if idle})
+    return Trained.of(model, {name: idle for name, idle in still.items() if idle})
 
 
 def wants_loads(words: Iterable[str]) -> bool:
@@ -147,15 +151,16 @@ def measured_loads(model: Model, batches: Sequence[Batch]) -> dict[str, list[int
     return {name: [int(count) for count in counts] for name, counts in found.items()}
 
 
-def hold_still(model: Model, still: Mapping[str, Sequence[int]]) -> None:
-    """Takes the gradient of the experts that do not train away."""
-    if not still:
-        return
-    parameters = dict(model.named_parameters())
+def hold_still(ranks: Ranks, model: Model, still: Mapping[str, Sequence[int]]) -> None:
+    """Takes the gradient of the experts that do not train away, once it is complete."""
+    weights = ranks.weights(model)
     for name, idle in still.items():
-        grad = parameters[name].grad
-        if grad is not None:
-            grad.index_fill_(0, torch.tensor(idle, device=grad.device), 0.0)
+        grad = weights[name].grad
+        block = None if grad is None else ranks.block(name, tuple(grad.shape))
+        if grad is not None and block is not None:
+            first, end = block.offset[0], block.ends[0]
+            here = [expert - first for expert in idle if first <= expert < end]
+            grad.index_fill_(0, torch.tensor(here, dtype=torch.long, device=grad.device), 0.0)
 
 
 def _most(loads: Sequence[int], share: float) -> list[int]:
