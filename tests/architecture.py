@@ -49,6 +49,7 @@ ARROWS: dict[str, frozenset[str]] = {
     ),
     "finetune": frozenset(
         {"config", "data", "models", "checkpoint", "convert", "train", "probe.curve"}
+        | {"evaluate.metrics"}
     ),
     # A picture begins with a run folder, which train.session opens.
     "probe": frozenset(

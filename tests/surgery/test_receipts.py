@@ -20,6 +20,7 @@ from tests.surgery.models import (
     sparse,
     two_stacks,
 )
+from turnout.config.errors import UserError
 from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig
 from turnout.config.moe import Placement
 from turnout.surgery import dense, experts
@@ -150,3 +151,15 @@ def test_a_dry_run_says_the_arithmetic_and_writes_nothing(tmp_path):
     wet = operate(experts.split(SPARSE, 2), run, tmp_path / "out")
     assert dry.compared is None and (dry.before, dry.after) == (wet.before, wet.after)
     assert (dry.taken, dry.made, dry.drawn) == (wet.taken, wet.made, wet.drawn)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_model_that_is_not_finite_is_no_proof_of_anything(value, tmp_path):
+    model = turnout.load(saved(SPARSE, tmp_path / "sound"))
+    with torch.no_grad():
+        model.embedding.weight.fill_(value)
+    source = turnout.save(model, tmp_path / "damaged")
+    surgery = experts.reorder(SPARSE, all_layers(SPARSE, [3, 1, 0, 2]))
+    with pytest.raises(UserError, match=r"^the old model has a logit that is not finite on rows"):
+        operate(surgery, source, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged", "sound"]

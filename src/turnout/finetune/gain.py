@@ -12,10 +12,11 @@ from jaxtyping import Float64
 
 from turnout.config.errors import UserError
 from turnout.data.batch import Batch
+from turnout.evaluate.metrics.uncertainty import middle, resamplings
 from turnout.models.base import Model
 from turnout.models.modes import evaluating
 
-DRAWS, CONFIDENCE = 10_000, 0.95
+DRAWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -78,20 +79,15 @@ def gain_kept(
             f"the teacher ({teacher.mean:.4f} nats) is not better than the dense model "
             f"({dense.mean:.4f}): there is no gain to keep; train it longer, or with more experts"
         )
-    rows = len(teacher.nats)
-    draws = np.random.default_rng(seed).integers(rows, size=(DRAWS, rows))
-    weights = np.zeros((DRAWS, rows))
-    np.add.at(weights, (np.arange(DRAWS)[:, None], draws), 1.0)
-    return {name: _kept(teacher, dense, student, weights) for name, student in students.items()}
+    return {name: _kept(teacher, dense, student, seed) for name, student in students.items()}
 
 
-def _kept(
-    teacher: RowLoss, dense: RowLoss, student: RowLoss, weights: Float64[np.ndarray, "N R"]
-) -> Kept:
+def _kept(teacher: RowLoss, dense: RowLoss, student: RowLoss, seed: int) -> Kept:
     share = (student.mean - dense.mean) / (teacher.mean - dense.mean)
     # Means over the same targets: the targets' number divides out of the share.
-    gained = weights @ (teacher.nats - dense.nats)
-    found = (weights @ (student.nats - dense.nats)) / np.where(gained < 0, gained, np.nan)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(found, [tail, 1 - tail])
-    return Kept(student.mean, share, float(low), float(high), float(np.isnan(found).mean()))
+    better = np.stack([student.nats - dense.nats, teacher.nats - dense.nats], 1)
+    draws = resamplings(len(better), seed, DRAWS)
+    gained = np.concatenate([counts @ better for counts in draws])
+    decided = gained[gained[:, 1] < 0]
+    found = middle(decided[:, 0] / decided[:, 1])
+    return Kept(student.mean, share, found.low, found.high, 1 - len(decided) / len(gained))

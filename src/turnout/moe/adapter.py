@@ -30,7 +30,9 @@ class StackedAdapter(Adapter):
         return self.a.shape[2]
 
     def along(self, dim: int) -> tuple[str, ...]:
-        return (("a", "b"), ("a",), ("b",))[dim]
+        if dim == 0:
+            return "a", "b"
+        return ("a",) if dim == 1 else ("b",)
 
     def forward(
         self, rows: Float[Tensor, "N I"], offsets: Int[Tensor, " E"]

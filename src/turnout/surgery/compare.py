@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from turnout.config.errors import UserError
 from turnout.models.base import Model
 from turnout.surgery.rows import Rows, known, relabelled
 
@@ -72,6 +73,9 @@ def compare(old: Model, new: Model, rows: Rows, labels: Sequence[int] | None = N
     Args:
         labels: by label of a row, which the new model reads, that of the old one; rows of labels
             that the old one does not know are left out.
+
+    Raises:
+        UserError: a logit of either is not finite.
     """
     sums = _Sums()
     for whole in rows.batches:
@@ -87,8 +91,19 @@ def compare(old: Model, new: Model, rows: Rows, labels: Sequence[int] | None = N
         size = max(CHUNK // old.config.vocab_size, 1)
         for part in (slice(at, at + size) for at in range(0, len(targets), size)):
             a, b = left.head.logits(states[0][part]), right.head.logits(states[1][part])
+            _check_finite("old", a, rows)
+            _check_finite("new", b, rows)
             _add(sums, a.double(), b.double(), targets[part], wanted[part])
     return _comparison(sums, rows, str(old.dtype).removeprefix("torch."))
+
+
+def _check_finite(which: str, logits: Tensor, rows: Rows) -> None:
+    # A difference from NaN is larger than nothing, and would pass for none.
+    if not bool(torch.isfinite(logits).all()):
+        raise UserError(
+            f"the {which} model has a logit that is not finite on {rows.what}: nothing can be said "
+            "of its function; begin with a checkpoint that is sound"
+        )
 
 
 def _add(

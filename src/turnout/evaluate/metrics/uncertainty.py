@@ -43,8 +43,8 @@ class Difference:
 
 def interval(measure: Measure, seed: int = 0) -> Interval:
     """The percentile bootstrap (Efron, 1979): examples drawn anew with replacement 1,000 times."""
-    parts = [measure.of(counts @ measure.numbers) for counts in _draws(measure.count, seed)]
-    return _interval(np.concatenate(parts))
+    parts = [measure.of(counts @ measure.numbers) for counts in resamplings(measure.count, seed)]
+    return middle(np.concatenate(parts))
 
 
 def difference(one: Measure, other: Measure, seed: int = 0) -> Difference:
@@ -57,26 +57,29 @@ def difference(one: Measure, other: Measure, seed: int = 0) -> Difference:
     """
     apart = [
         other.of(counts @ other.numbers) - one.of(counts @ one.numbers)
-        for counts in _draws(one.count, seed)
+        for counts in resamplings(one.count, seed)
     ]
     value = other.value - one.value
-    found = _interval(np.concatenate(apart))
+    found = middle(np.concatenate(apart))
     if one.binary:
         return Difference(value, found, _mcnemar(one, other), "exact McNemar")
     return Difference(value, found, _permuted(one, other, abs(value), seed), "permutation")
 
 
-def _interval(values: Float64[np.ndarray, " R"]) -> Interval:
+def middle(values: Float64[np.ndarray, " R"]) -> Interval:
+    """Where the middle 95 of 100 values lie."""
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return Interval(float(low), float(high))
 
 
-def _draws(count: int, seed: int) -> Iterator[Float64[np.ndarray, "R N"]]:
-    """How often each resampling draws each example, in blocks."""
+def resamplings(
+    count: int, seed: int, times: int = RESAMPLES
+) -> Iterator[Float64[np.ndarray, "R N"]]:
+    """How often each of so many resamplings draws each of ``count`` examples, in blocks."""
     generator = np.random.default_rng(seed)
     even = np.full(count, 1 / count)
-    for size in _blocks(count, RESAMPLES):
+    for size in _blocks(count, times):
         yield generator.multinomial(count, even, size=size).astype(np.float64)
 
 
