@@ -43,9 +43,9 @@ def test_a_dense_student_takes_what_is_no_experts(tiny_run: RunConfig, run_folde
         expected = theirs[name] if name in theirs else fresh[name]
         assert torch.equal(tensor, expected), name
     # What a sparse layer has in the place of a dense one is fresh, and nothing else.
-    assert session.begun.fresh
-    assert all("feed_forward.network" in name for name in session.begun.fresh)
-    assert all(".moe." in name for name in session.begun.unused)
+    assert session.begun.found.fresh
+    assert all("feed_forward.network" in name for name in session.begun.found.fresh)
+    assert all(".moe." in name for name in session.begun.found.unused)
     header = "\n".join(run_header(session))
     assert "fresh: " in header
     assert "not taken: " in header

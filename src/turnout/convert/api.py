@@ -48,6 +48,21 @@ class Contents:
     trained: bool
 
 
+@dataclass(frozen=True)
+class Filled:
+    """What became of a model's parameters and buffers, by name.
+
+    Attributes:
+        filled: taken over.
+        fresh: left as they were: not there, or in another shape.
+        unused: what was there and the model does not have so, with its shape.
+    """
+
+    filled: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+
+
 def load(
     path: str | Path, *, dtype: torch.dtype = torch.float32, imitate: str | None = None
 ) -> Model:
@@ -91,6 +106,22 @@ def contents(path: str | Path, imitate: str | None = None) -> Contents:
     return Contents(folder, native.run.standing_alone(), tensors, "seeds" in native.meta)
 
 
+@torch.no_grad()
+def fill(model: Model, tensors: Iterable[tuple[str, Tensor]]) -> Filled:
+    """Copies into ``model`` what it has under the same name and in the same shape."""
+    wanted = model.state_dict()
+    filled, unused = [], []
+    for name, tensor in tensors:
+        into = wanted.get(name)
+        if into is None or into.shape != tensor.shape:
+            unused.append(f"{name} {list(tensor.shape)}")
+            continue
+        into.copy_(tensor)
+        filled.append(name)
+    fresh = sorted(wanted.keys() - set(filled))
+    return Filled(tuple(filled), tuple(fresh), tuple(unused))
+
+
 def save(
     model: Model,
     path: str | Path,
@@ -130,14 +161,10 @@ def _save_native(model: Model, target: Path) -> None:
         write_native(folders.step_folder(place, 0), meta, split(planned, SHARD), tensors)
 
 
-@torch.no_grad()
 def _fill(model: Model, tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
     """Raises CheckpointError unless every parameter is filled with one of its shape."""
-    wanted = model.state_dict()
-    for name, tensor in tensors:
-        into = wanted.pop(name, None)
-        if into is None or into.shape != tensor.shape:
-            raise CheckpointError(f"{folder}: {name} {list(tensor.shape)} is of another model")
-        into.copy_(tensor)
-    if wanted:
-        raise CheckpointError(f"{folder}: lacks {shortened(sorted(wanted))}")
+    found = fill(model, tensors)
+    if found.unused:
+        raise CheckpointError(f"{folder}: {shortened(found.unused)} is of another model")
+    if found.fresh:
+        raise CheckpointError(f"{folder}: lacks {shortened(found.fresh)}")
