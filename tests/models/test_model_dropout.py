@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from turnout.config.model import ModelConfig
 from turnout.models import build
 from turnout.models.blocks import SparseSublayer
 from turnout.moe.context import RoutingContext
+from turnout.nn import dropped_attention
 
 RATE, EXPERT_RATE = 0.25, 0.5
 # T5 (1910.10683, section 2.1): on the feed-forward network, the skip connection, the attention
@@ -39,20 +41,20 @@ def dropping(config: ModelConfig) -> ModelConfig:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_dropout_acts_once_at_every_place(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found: Counter[str] = Counter()
-    dropout, attention = F.dropout, F.scaled_dot_product_attention
+    dropout, attention = F.dropout, dropped_attention.attention
 
     def counted(x: Tensor, p: float, training: bool, inplace: bool) -> Tensor:
         assert training
         found["plain" if p == RATE else "experts"] += 1
         return dropout(x, p, training, inplace)
 
-    def attended(*arguments: Tensor, dropout_p: float, **options: object) -> Tensor:
-        assert dropout_p == RATE
+    def attended(*arguments: Any) -> Tensor:
+        assert arguments[4] == RATE
         found["attention"] += 1
-        return attention(*arguments, dropout_p=dropout_p, **options)
+        return attention(*arguments)
 
     monkeypatch.setattr(F, "dropout", counted)
-    monkeypatch.setattr(F, "scaled_dot_product_attention", attended)
+    monkeypatch.setattr(dropped_attention, "attention", attended)
     model = build(dropping(SPARSE[name]))
     model.init_weights(0)
     model.train()

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from tests.plan.cases import MODEL, RUN, over, trained
 from turnout.config.attention import AttentionConfig
+from turnout.config.latent_attention import LatentAttention
 from turnout.config.model import DecoderOnlyConfig, EncoderDecoderConfig, ModelConfig
 from turnout.config.moe import MoEConfig, Placement
 from turnout.config.objective import CausalConfig, SpanConfig
@@ -339,6 +340,14 @@ CASES: dict[str, tuple[ModelConfig, bool]] = {
         _decoder(positions=RelativeBias(per_layer=True), dropout=0.1),
         False,
     ),
+    "dropout": (_decoder(dropout=0.1), False),
+    "dropout, half precision": (_decoder(dropout=0.1, moe=TOP2), True),
+    "dropout, latent attention": (
+        _decoder(dropout=0.1, attention=LatentAttention(4, 16, 8, 4, 6), moe=None),
+        False,
+    ),
+    "encoder and decoder, dropout": (replace(TWO_STACKS, dropout=0.1), False),
+    "encoder and decoder, dropout, half precision": (replace(TWO_STACKS, dropout=0.1), True),
     "encoder and decoder": (TWO_STACKS, False),
     "encoder and decoder, half precision": (TWO_STACKS, True),
 }

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from turnout.config.attention import AttentionConfig
-from turnout.nn import learned_bias
+from turnout.nn import dropped_attention, learned_bias
 from turnout.nn.init import matrix_normal_
 from turnout.nn.linear import Linear
 from turnout.nn.norms import RMSNorm
@@ -187,6 +187,10 @@ class AttentionBase(nn.Module, ABC):
         if learned_bias.takes(split, read.keys, read.values, mask, dropout):
             mixed = learned_bias.attention(
                 split, read.keys, read.values, mask.to(dtype), self.scale
+            )
+        elif dropped_attention.takes(split, dropout):
+            mixed = dropped_attention.attention(
+                split, read.keys, read.values, mask, dropout, self.scale
             )
         else:
             mixed = F.scaled_dot_product_attention(

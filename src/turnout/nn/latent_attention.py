@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from turnout.config.latent_attention import LatentAttention as LatentAttentionConfig
+from turnout.nn import dropped_attention
 from turnout.nn.attention import KeyValues
 from turnout.nn.init import matrix_normal_
 from turnout.nn.linear import Linear
@@ -78,14 +79,14 @@ class LatentAttention(nn.Module):
     ) -> Float[Tensor, "B Q D"]:
         """Queries of ``x`` over the keys and values that ``read`` is projected up to."""
         keys, values = self._up(read.to(x.dtype))
-        mixed = F.scaled_dot_product_attention(
-            self._queries(x, rotation),
-            keys,
-            values,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            scale=self.scale,
-        )
+        queries = self._queries(x, rotation)
+        dropout = self.dropout if self.training else 0.0
+        if dropped_attention.takes(queries, dropout):
+            mixed = dropped_attention.attention(queries, keys, values, mask, dropout, self.scale)
+        else:
+            mixed = F.scaled_dot_product_attention(
+                queries, keys, values, attn_mask=mask, dropout_p=dropout, scale=self.scale
+            )
         joined: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return joined
 

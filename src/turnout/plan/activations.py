@@ -63,7 +63,7 @@ def _kept(work: Work, load: Load, again: bool) -> Activations:
     found = _around(work)
     for part in work.stacks:
         found += _of_layers(work, part, load, again)
-        if again or (work.entry != FLOAT and not work.config.model.dropout):
+        if again or work.entry != FLOAT or work.config.model.dropout:
             found += Activations(attention=_shared_bias(work, part))
     return found
 
@@ -126,17 +126,15 @@ class Scores:
 
 
 def scores(work: Work, part: StackWork) -> Scores:
-    """The gradients of probabilities and of logits; of a bias alone where the kernel keeps
-    neither."""
-    learned = part.stack.positions.kind == RelativeBias.kind
-    dropped = bool(work.config.model.dropout)
-    blockwise = learned and work.entry != FLOAT and not dropped
-    shared = _bias(work, part) if learned and not _a_layer(part) else 0
-    if blockwise:
-        return Scores(_bias(work, part), shared)
+    """The gradients of probabilities and of logits; of a bias alone where neither is kept."""
+    if part.stack.positions.kind != RelativeBias.kind:
+        return Scores(0, 0)
+    shared = 0 if _a_layer(part) else _bias(work, part)
     heads = part.stack.attention.num_heads // work.plan.tensor
     entries = part.rows * heads * part.length * part.length
-    return Scores(2 * entries * FLOAT if learned or dropped else 0, shared)
+    if work.config.model.dropout:
+        return Scores(entries * FLOAT + (_bias(work, part) if work.entry != FLOAT else 0), shared)
+    return Scores(2 * entries * FLOAT if work.entry == FLOAT else _bias(work, part), shared)
 
 
 def _layer(work: Work, part: StackWork, moe: MoEConfig | None, load: Load) -> Activations:
@@ -226,10 +224,10 @@ def _self_attention(work: Work, part: StackWork, moe: MoEConfig | None) -> Activ
     learned = positions.kind == RelativeBias.kind
     rotated = stack.positions.kind == Rotary.kind
     dropped = bool(work.config.model.dropout)
-    # In half precision nothing of a learned bias is kept but the bias itself.
-    blockwise = learned and work.entry != FLOAT and not dropped
-    plain = (learned or dropped) and not blockwise
-    kernel = _Kernel(part.length, part.length, plain, rotated, blockwise)
+    # In half precision, and with dropout, nothing of a learned bias is kept but the bias itself.
+    blockwise = learned and (work.entry != FLOAT or dropped)
+    plain = learned and not blockwise
+    kernel = _Kernel(part.length, part.length, plain, rotated, blockwise, dropped)
     found += Activations(attention=_attention(stack.attention, work, part, part, kernel))
     if learned and _a_layer(part):
         found += Activations(attention=part.length * part.length * INDEX)
@@ -244,7 +242,8 @@ def _self_attention(work: Work, part: StackWork, moe: MoEConfig | None) -> Activ
 
 def _cross_attention(work: Work, part: StackWork) -> Activations:
     encoder = work.stacks[0]
-    kernel = _Kernel(part.length, encoder.length, bool(work.config.model.dropout))
+    dropped = bool(work.config.model.dropout)
+    kernel = _Kernel(part.length, encoder.length, plain=False, dropped=dropped)
     held = _attention(part.stack.attention, work, part, encoder, kernel)
     return _norm(work, part) + Activations(attention=held)
 
@@ -252,14 +251,15 @@ def _cross_attention(work: Work, part: StackWork) -> Activations:
 @dataclass(frozen=True)
 class _Kernel:
     """Attention of ``queries`` to ``keys`` of a row. One that is ``plain`` keeps the
-    probabilities, in float32: so it is where the bias is learned, or probabilities dropped. One
-    that is ``biased`` has a bias of the heads, counted apart, in the place of a mask."""
+    probabilities, in float32: so it is where the bias is learned. One that is ``biased`` has a bias
+    of the heads, counted apart, in the place of a mask. What is ``dropped`` is drawn again."""
 
     queries: int
     keys: int
     plain: bool
     rotated: bool = False
     biased: bool = False
+    dropped: bool = False
 
 
 @singledispatch
@@ -280,8 +280,10 @@ def _(
         held += _probabilities(work, part, heads, kernel)
     else:
         # The heads' sums are queries' in shape and order: joining those of rotated ones is a copy.
-        copies = 3 if kernel.rotated else 2
-        held = copies * _rows(work, part, q) + 2 * _rows(work, source, kv)
+        # With dropout each head has keys and values of its own, and the sums are in token's order.
+        copies = 3 if kernel.rotated and not kernel.dropped else 2
+        read = q if kernel.dropped else kv
+        held = copies * _rows(work, part, q) + 2 * _rows(work, source, read)
         held += part.tokens * heads * FLOAT + _mask(work, part, kernel)
     norms = 0
     if attention.qk_norm != "none":
@@ -299,6 +301,10 @@ def _(
     q, v = attention.q_width // work.plan.tensor, attention.v_width // work.plan.tensor
     latent = attention.kv_lora_rank
     held = 2 * _rows(work, part, q) + 3 * _rows(work, part, v)
+    if kernel.dropped:
+        # The sums are in token's order; of the values all that they were projected with is kept.
+        up = heads * attention.qk_nope_head_dim
+        held += _rows(work, part, up) - _rows(work, part, v)
     held += part.tokens * (2 * latent + 1) * FLOAT + _rows(work, part, latent)
     if attention.q_lora_rank is not None:
         rank = attention.q_lora_rank
@@ -309,14 +315,17 @@ def _(
 
 
 def _probabilities(work: Work, part: StackWork, heads: int, kernel: _Kernel) -> int:
-    """[R, H, S, S] in float32: the softmax; with dropout also the mask and what it left."""
-    copies = 3 if work.config.model.dropout else 1
-    return copies * part.rows * heads * kernel.queries * kernel.keys * FLOAT
+    """[R, H, S, S] in float32: the softmax."""
+    return part.rows * heads * kernel.queries * kernel.keys * FLOAT
 
 
 def _mask(work: Work, part: StackWork, kernel: _Kernel) -> int:
-    """[R, 1, S, S] as a number to be added, made for each layer."""
-    return 0 if kernel.biased else part.rows * kernel.queries * kernel.keys * work.entry
+    """[R, 1, S, S] as a number to be added, made for each layer; with dropout it stays bits."""
+    return (
+        0
+        if kernel.biased or kernel.dropped
+        else part.rows * kernel.queries * kernel.keys * work.entry
+    )
 
 
 def _shared_bias(work: Work, part: StackWork) -> int:
