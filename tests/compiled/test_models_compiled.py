@@ -1,33 +1,25 @@
 """Every small model compiles whole and keeps its graph when padding and counts change."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from tests.compiled.gradients import assert_alike
 from tests.models.cases import CASES, batch_for
 from turnout.models import build
 
 
 @pytest.mark.filterwarnings("default")  # the compiler asks a tensor that is no leaf for its .grad
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize("name", ["switch", "olmoe"])
-def test_compiled_blocks_give_the_same_gradients(name):
+def test_compiled_blocks_give_the_same_gradients(name, dropout):
     """What train.compile does: the parameters keep their names, the graphs their number."""
-    plain, compiled = build(CASES[name]), build(CASES[name])
+    plain, compiled = (build(replace(CASES[name], dropout=dropout)) for _ in range(2))
     for model in (plain, compiled):
         model.init_weights(0)
-    for stack in compiled.stacks():
-        stack.compile_blocks("aot_eager")
-    for first, lengths in enumerate(([16, 9], [3, 16])):
-        batch = batch_for(CASES[name], lengths, [12, 16])
-        with torch._dynamo.config.patch(error_on_recompile=first > 0):
-            for model in (plain, compiled):
-                model.zero_grad()
-                model(batch).hidden.square().sum().backward()
-        for (one, p), (other, q) in zip(
-            plain.named_parameters(), compiled.named_parameters(), strict=True
-        ):
-            assert one == other
-            if p.grad is not None:
-                torch.testing.assert_close(q.grad, p.grad, msg=one)
+        model.train()
+    assert_alike(name, plain, compiled)
 
 
 @pytest.mark.slow
