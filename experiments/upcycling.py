@@ -106,13 +106,8 @@ def main(folder: Path, jobs: int) -> str:
         lines.append(
             f"| {name} | {dense_steps} | {further} | {losses.get(name, float('nan')):.4f} |"
         )
-    return "\n".join(
-        [*lines, "", "The receipt of the surgery:", "", "```json", _receipt(form), "```"]
-    )
-
-
-def _receipt(form: Path) -> str:
-    return (form / "receipt.json").read_text().strip()
+    receipt = (form / "receipt.json").read_text().strip().replace(str(folder), "FOLDER")
+    return "\n".join([*lines, "", "The receipt of the surgery:", "", "```json", receipt, "```"])
 
 
 if __name__ == "__main__":
