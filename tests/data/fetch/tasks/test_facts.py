@@ -2,18 +2,21 @@
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.data.fetch.tasks.small import a_map, sources
+from tests.data.fetch.tasks.small import Lines, a_map, sources
 
+from turnout.data.fetch.tasks.entities import united
 from turnout.data.fetch.tasks.facts import Pool, choose, consolidate, facts, known_facts
-from turnout.data.fetch.tasks.questions import generator, split_of
+from turnout.data.fetch.tasks.lexicon import word_facts
+from turnout.data.fetch.tasks.questions import generator, split_of_name
 from turnout.data.fetch.tasks.quiz import quiz_facts, readings
 from turnout.data.fetch.tasks.relations import RELATIONS, Fact
-from turnout.data.fetch.tasks.statements import statements
+from turnout.data.fetch.tasks.statements import _clash, statements
 from turnout.data.fetch.tasks.world import countries, iso_facts, map_facts
 
 AFRICA = {
@@ -69,8 +72,9 @@ def test_the_first_source_is_believed_and_the_others_are_no_wrong_choices() -> N
 def test_words_roles_and_parts() -> None:
     assert found("word", "one found near the beast place ab").answer == "quagab"
     poet = found("role", "Person ab")
-    assert (poet.answer, poet.also) == ("poet", {"painter"})  # every poet is one
-    assert not found("role", "Person aa").also
+    # Every poet is a painter: no answer, and no wrong choice either.
+    assert (poet.answer, poet.also, poet.near) == ("poet", frozenset(), {"painter"})
+    assert not found("role", "Person aa").near
     assert found("part", "pieceab").answer == "house"
     # Sixty words are meant by the same definition: it defines none.
     assert not [one for one in known_facts(sources()) if one.subject.startswith("something old")]
@@ -84,6 +88,9 @@ def test_a_source_that_contradicts_itself_is_not_believed() -> None:
     assert consolidate([fact("Lahore"), fact("Lahore")]) == [fact("Lahore")]
     others = consolidate([fact("Lahore"), fact("Chandigarh", "quiz")])
     assert others == [fact("Lahore", also=frozenset({"Chandigarh"}))]
+    west = replace(fact("Lahore", "quiz"), entity="West", near=frozenset({"town"}))
+    (both_names,) = consolidate([fact("Lahore"), west])
+    assert (both_names.names, both_names.near) == ({"West"}, {"town"})
     both = fact("Lahore", also=frozenset({"Chandigarh"}))
     assert consolidate([both, fact("Chandigarh")]) == [both]
 
@@ -170,7 +177,7 @@ def test_memory_asks_for_what_was_trained_on_in_other_words(build) -> None:
         start = templates[one.relation].split("{")[0]
         assert f": {start}" in one.inputs or not start
     assert all(
-        split_of(one.entity, 0) == split
+        split_of_name(one.entity, 0) == split
         for split in ("train", "validation", "test")
         for one in built.splits[split]
     )
@@ -195,11 +202,13 @@ def test_wrong_choices_are_never_right_and_of_the_group_first() -> None:
     pool = Pool([*near, *far], [*near, *far])
     for turn in range(50):
         random_ = generator(turn, "pool")
-        fact = Fact("part", "s0", "a0", "s0", "x", frozenset({"A1", "b0"}), "near")
+        fact = Fact(
+            "part", "s0", "a0", "s0", "x", frozenset({"A1", "b0"}), "near", frozenset({"a2"})
+        )
         choices = pool.choices(fact, random_)
         assert len(choices) == 8
         assert choices.count("a0") == 1
-        assert not {"a1", *(one.answer for one in far)} & set(choices)  # twelve near ones suffice
+        assert not {"a1", "a2", *(one.answer for one in far)} & set(choices)  # twelve near ones suffice
         alone = pool.choices(far[0], random_)
         assert {"b0", "b1", "b2"} <= set(alone)
         # A split of three facts has three choices; a fourth is taken from elsewhere.
@@ -243,3 +252,63 @@ def test_a_false_statement_is_of_the_same_relation_and_not_true() -> None:
             assert one.targets == ("true" if right else "false")
             seen += 1
     assert seen > 20
+
+
+def test_an_entity_is_one_under_all_its_names() -> None:
+    def fact(entity: str, *names: str) -> Fact:
+        return Fact("role", entity, "city", entity, "x", names=frozenset(names))
+
+    some = [fact("Myanmar"), fact("Rangoon", "Yangon"), fact("Yangon"), fact("Modern Greek")]
+    some += [fact("Greek, Modern"), fact("Union of Burma"), fact("Oslo")]
+    found = united(some, [("union of burma", "Burma"), ("Burma", "Myanmar")])
+    assert [one.entity for one in found] == [
+        *("Myanmar", "Rangoon", "Rangoon", "Modern Greek", "Modern Greek", "Myanmar", "Oslo")
+    ]
+    assert [one.subject for one in found] == [one.subject for one in some]
+
+
+def linked() -> dict[tuple[str, str], Fact]:
+    """Facts of a small WordNet, of names that mean two things or hold their answers."""
+    nouns = Lines("n")
+    place = nouns.add("place", "a point where something is", 15)
+    river = nouns.add("river stream", "a body of water that runs", 17)
+    town = nouns.add("town", "an urban area with a name", 15, (("@", place),))
+    land = nouns.add("Land Realm", "a country of the world", 15, (("@i", place),))
+    nouns.add("Dee_River Dee", "runs to the sea in the west", 17, (("@i", river),))
+    nouns.add("The_River", "has no other name than this", 17, (("@i", river),))
+    nouns.add("Rome Eternal_City", "a town that is old", 15, (("@i", town), ("#p", land)))
+    nouns.add("Rome", "a stretch of water of that name", 17, (("@i", river),))
+    found = [*word_facts({**BARE, "data.noun": nouns.text.encode()})]
+    return {(one.relation, one.subject): one for one in found}
+
+
+BARE = {f"data.{part}": b"" for part in ("verb", "adj", "adv")}
+
+
+def test_questions_do_not_hold_their_answers() -> None:
+    found = linked()
+    assert found["role", "Dee"].answer == "river"
+    assert found["role", "Dee"].names == {"Dee River"}
+    assert ("role", "The River") not in found
+
+
+def test_names_of_two_things_are_asked_by_another_name_or_not_at_all() -> None:
+    """Rome is a river too, so that it is the Eternal City that is a town."""
+    found = linked()
+    assert {subject for _, subject in found if "Rome" in subject} == set()
+    assert found["role", "Eternal City"].near == {"place"}
+    part = found["part", "Eternal City"]
+    # What a whole is called by its kind is no wrong choice: it is a part of a place.
+    assert (part.answer, part.also, part.near) == ("Land", {"Realm"}, {"place"})
+
+
+def test_statements_of_a_role_are_made_though_all_are_persons() -> None:
+    people = [
+        Fact("role", f"p{n}", "poet" if n % 2 else "king", f"p{n}", "x", near=frozenset({"person"}))
+        for n in range(4)
+    ]
+    assert not _clash(people[0], people[1])
+    assert _clash(people[0], people[2])
+    painter = replace(people[0], answer="painter")
+    assert _clash(painter, replace(people[1], near=frozenset({"painter"})))
+    assert "role" in {one.relation for one in statements(sources(), 0).splits["train"]}

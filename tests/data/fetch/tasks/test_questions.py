@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turnout.data.fetch.tasks.questions import ask, level, pairs, split_of
+from turnout.data.fetch.tasks.questions import ask, canonical, level, pairs, split_of
 
 
 def test_a_question_is_a_line_of_json() -> None:
-    question = ask("fact: Where?", ("there", "hère"), "hère", "place", "it")
+    question = ask("fact: Where?", ("there", "hère"), "hère", "place", "it", ["yonder"])
     assert question.line == (
         '{"inputs": "fact: Where?", "targets": "hère", "choices": ["there", "hère"], '
-        '"answer": 1, "relation": "place", "entity": "it"}\n'
+        '"answer": 1, "relation": "place", "entity": "it", "references": ["hère", "yonder"]}\n'
     )
     with pytest.raises(ValueError, match="not in list"):
         ask("?", ("a", "b"), "c", "r", "e")
@@ -27,6 +27,14 @@ def test_an_entity_is_in_one_split_whatever_its_letters_size() -> None:
     assert abs(found["validation"] - 500) < 106
     other = [split_of(f"entity {number}", 1) for number in range(100)]
     assert other != [split_of(f"entity {number}", 0) for number in range(100)]
+
+
+def test_names_are_the_same_however_they_are_written() -> None:
+    for one, other in (("Greek, Modern (1453-)", "modern Greek (1453-)"), ("Farg‘ona", "FARG'ONA")):
+        assert canonical(one) == canonical(other)
+    assert canonical("Yucatán") == "yucatan"
+    assert canonical("?!") == "?!"
+    assert canonical("New Town") != canonical("Newtown")
 
 
 def test_levels_by_hand() -> None:

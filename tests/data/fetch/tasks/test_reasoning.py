@@ -1,6 +1,7 @@
 """Word in context, entailment and spam: what is same, what follows, and what a mail says."""
 
 import base64
+import json
 from pathlib import PurePosixPath
 
 import pytest
@@ -185,3 +186,35 @@ def test_equal_bodies_are_one_mail_and_headers_do_not_leak() -> None:
     short = {"package/data/spam-1/a.txt": b"Subject: x\n\nhi\n"}
     with pytest.raises(ValueError, match="no mail"):
         spam.spam({"spam-assassin": short}, 0)
+
+
+def test_two_sentences_are_asked_once_and_with_one_answer() -> None:
+    def pair(first: str, second: str, same: bool, word: str = "ox") -> wic._Pair:
+        return wic._Pair(word, "n", first, second, same)
+
+    kept = pair("a", "b", True)
+    found = [kept, pair("b", "a", True), pair("a", "c", True), pair("c", "a", False)]
+    other = pair("a", "b", False, "cow")
+    assert wic._different([*found, other]) == [kept, other]
+
+
+def test_subdivisions_that_are_named_as_countries_are_not_asked() -> None:
+    files = sources("wordnet", "iso-codes")
+    name = next(name for name in files["iso-codes"] if name.endswith("3166-2.json"))
+    rows = json.loads(files["iso-codes"][name])
+    rows["3166-2"] += [{"code": "AB-9", "name": "The Republic of Land-AA"}]
+    rows["3166-2"] += [{"code": "AB-8", "name": "Free Mark"}]
+    changed = {**files, "iso-codes": {**files["iso-codes"], name: json.dumps(rows).encode()}}
+    narrow = {one.narrow for one in entailment._places(changed)}
+    assert "Free Mark" in narrow
+    assert "The Republic of Land-AA" not in narrow
+
+
+@pytest.mark.parametrize(
+    ("definition", "clash"), [("a tool for smiths", False), ("any of several small beasts", True)]
+)
+def test_what_the_definition_says_is_not_denied(definition: str, clash: bool) -> None:
+    """WordNet may have no pointer from a narrow term to a wide one that defines it."""
+    ox = entailment._Below("ox", "beast", frozenset({"beast"}), "5", "a thing")
+    axe = entailment._Below("axe", "tool", frozenset({"tool"}), "5", definition)
+    assert entailment._clash(ox, axe) == entailment._clash(axe, ox) == clash

@@ -16,12 +16,14 @@ from turnout.data.fetch.tasks.questions import (
     Question,
     Sources,
     ask,
+    canonical,
     generator,
     pairs,
     shuffled,
-    split_of,
+    split_of_name,
+    words_of,
 )
-from turnout.data.fetch.tasks.wordnet import HYPERNYM, Synset, above, synsets
+from turnout.data.fetch.tasks.wordnet import HYPERNYM, Synset, above, forms, synsets
 from turnout.data.fetch.tasks.world import countries, iso_facts
 
 PREFIX = "entails?"
@@ -48,12 +50,13 @@ _PLACES = (
 
 @dataclass(frozen=True)
 class _Below:
-    """A narrow term, one above it, and all names of what is above it."""
+    """A narrow term, one above it, all names of what is above it, and what defines it."""
 
     narrow: str
     wide: str
     above: frozenset[str]
     group: str
+    definition: str = ""
 
 
 def entailment(sources: Sources, seed: int, most: int = PAIRS) -> Built:
@@ -68,7 +71,7 @@ def entailment(sources: Sources, seed: int, most: int = PAIRS) -> Built:
     for split, some in splits.items():
         bound = most if split == TRAIN else max(most // 10, 1)
         for name, items, frames in (("hypernym", kinds, _KINDS), ("place", places, _PLACES)):
-            here = [item for item in items if split_of(item.narrow, seed) == split]
+            here = [item for item in items if split_of_name(item.narrow, seed) == split]
             for direction in range(2):
                 random_ = generator(seed, "entailment", name, split, str(direction))
                 relation = f"{name}-negated" if direction else name
@@ -106,7 +109,14 @@ def _questions(
 def _clash(one: _Below, other: _Below) -> bool:
     """Whether a changed pair would be true, or the two are of different kinds."""
     related = one.wide in other.above or other.wide in one.above
-    return related or one.narrow == other.narrow or one.group != other.group
+    told = _tells(one.definition, other.wide) or _tells(other.definition, one.wide)
+    return related or told or one.narrow == other.narrow or one.group != other.group
+
+
+def _tells(definition: str, wide: str) -> bool:
+    """Whether a definition has the word: WordNet may have no pointer, and it is one all the same."""
+    text = f" {' '.join(words_of(definition))} "
+    return any(f" {form} " in text for form in forms(wide, "n"))
 
 
 def _hypernyms(found: Sequence[Synset], seed: int) -> Iterator[_Below]:
@@ -137,13 +147,17 @@ def _hypernyms(found: Sequence[Synset], seed: int) -> Iterator[_Below]:
         ]
         if wide:
             names = frozenset(word for one in broader for word in one.words)
-            yield _Below(narrow, random_.choice(wide), names, str(synset.lexicographer))
+            group = str(synset.lexicographer)
+            yield _Below(narrow, random_.choice(wide), names, group, synset.definition)
 
 
 def _places(sources: Sources) -> Iterator[_Below]:
+    """Subdivisions of one country, but for those that are called as a country is."""
     names: dict[str, set[str]] = {}
-    for fact in iso_facts(sources, countries(sources)):
-        if fact.relation == "subdivision-country":
+    known = countries(sources)
+    lands = {canonical(name) for name in known.aliases}
+    for fact in iso_facts(sources, known):
+        if fact.relation == "subdivision-country" and canonical(fact.subject) not in lands:
             names.setdefault(fact.subject, set()).add(fact.answer)
     for name, found in names.items():
         if len(found) == 1:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import final
 
-from turnout.data.fetch.tasks.lexicon import word_facts
+from turnout.data.fetch.tasks.entities import united
+from turnout.data.fetch.tasks.lexicon import name_pairs, word_facts
 from turnout.data.fetch.tasks.questions import (
     MEMORY,
     SPLITS,
@@ -21,7 +22,7 @@ from turnout.data.fetch.tasks.questions import (
     generator,
     level,
     shuffled,
-    split_of,
+    split_of_name,
 )
 from turnout.data.fetch.tasks.quiz import quiz_facts
 from turnout.data.fetch.tasks.relations import RELATIONS, Fact
@@ -51,13 +52,14 @@ def facts(sources: Sources, seed: int, total: int = QUESTIONS) -> Built:
     questions: dict[str, list[Question]] = {split: [] for split in (*SPLITS, MEMORY)}
     for relation, some in chosen.items():
         sides = {
-            split: [one for one in some if split_of(one.entity, seed) == split] for split in SPLITS
+            split: [one for one in some if split_of_name(one.entity, seed) == split]
+            for split in SPLITS
         }
         pools = {split: Pool(here, some) for split, here in sides.items()}
         random_ = generator(seed, "facts", relation)
         *asked, held_out = RELATIONS[relation].asks
         for fact in some:
-            split = split_of(fact.entity, seed)
+            split = split_of_name(fact.entity, seed)
             choices = pools[split].choices(fact, random_)
             questions[split].append(_question(fact, random_.choice(asked), choices))
             if split == TRAIN:
@@ -69,7 +71,7 @@ def facts(sources: Sources, seed: int, total: int = QUESTIONS) -> Built:
 
 def _question(fact: Fact, template: str, choices: Sequence[str]) -> Question:
     inputs = f"{PREFIX} {template.replace('{}', fact.subject)}"
-    return ask(inputs, choices, fact.answer, fact.relation, fact.entity)
+    return ask(inputs, choices, fact.answer, fact.relation, fact.entity, sorted(fact.also))
 
 
 def known_facts(sources: Sources) -> list[Fact]:
@@ -77,11 +79,14 @@ def known_facts(sources: Sources) -> list[Fact]:
 
     Of two sources the first is believed. A source that contradicts itself is not.
     """
-    return consolidate(_all(sources))
-
-
-def _all(sources: Sources) -> Iterator[Fact]:
     known = countries(sources) if "iso-codes" in sources else Countries({}, {})
+    aliases = [(name, known.entity(name)) for name in known.aliases]
+    if "wordnet" in sources:
+        aliases += name_pairs(sources["wordnet"])
+    return united(consolidate(_all(sources, known)), aliases)
+
+
+def _all(sources: Sources, known: Countries) -> Iterator[Fact]:
     yield from listed_facts(sources, known)
     if "iso-codes" in sources:
         yield from iso_facts(sources, known)
@@ -107,8 +112,10 @@ def consolidate(found: Iterable[Fact]) -> list[Fact]:
         answers = {one.answer for one in same if one.source == first.source}
         if len(answers - first.also) > 1:
             continue
-        others = {one.answer for one in same}.union(*(one.also for one in same))
-        kept.append(replace(first, also=frozenset(others - {first.answer})))
+        also = {one.answer for one in same}.union(*(one.also for one in same)) - {first.answer}
+        near = frozenset().union(*(one.near for one in same))
+        names = frozenset().union(*({one.entity, *one.names} for one in same))
+        kept.append(replace(first, also=frozenset(also), near=near, names=names - {first.entity}))
     return kept
 
 
@@ -150,7 +157,7 @@ class Pool:
 
         Where the split has too few, others make them up to ``FEWEST_CHOICES``.
         """
-        taken = {fact.answer.casefold(), *(other.casefold() for other in fact.also)}
+        taken = {other.casefold() for other in (fact.answer, *fact.also, *fact.near)}
         wrong: list[str] = []
         for answers, most in (
             (self._groups.get(fact.group, []), MOST_CHOICES),

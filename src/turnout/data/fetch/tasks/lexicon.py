@@ -1,10 +1,12 @@
 """Facts of words from WordNet: what a definition defines, what a name is, what has a part."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from turnout.data.fetch.tasks.questions import Files
+from turnout.data.fetch.tasks.questions import Files, words_of
 from turnout.data.fetch.tasks.relations import Fact
-from turnout.data.fetch.tasks.wordnet import HYPERNYM, INSTANCE, PART_OF, Synset, above, synsets
+from turnout.data.fetch.tasks.wordnet import HYPERNYM, INSTANCE, PART_OF, Synset, synsets
 
 _SHORTEST, _LONGEST = 20, 120
 
@@ -16,11 +18,22 @@ def word_facts(files: Files) -> Iterator[Fact]:
         ValueError: the files are damaged.
     """
     found = synsets(files, "noun", "verb", "adj", "adv")
-    by_key = {synset.key: synset for synset in found}
+    net = _Net.of(found)
     yield from _definitions(found)
     for synset in found:
-        yield from _link(synset, (INSTANCE, HYPERNYM), "role", by_key)
-        yield from _link(synset, (PART_OF, PART_OF), "part", by_key)
+        yield from _role(synset, net)
+        yield from _part(synset, net)
+
+
+def name_pairs(files: Files) -> Iterator[tuple[str, str]]:
+    """Two names each of what is an instance: ``Yangon`` and ``Rangoon``.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    for synset in synsets(files, "noun"):
+        if synset.to(INSTANCE):
+            yield from ((word, synset.words[0]) for word in synset.words[1:])
 
 
 def _definitions(found: Sequence[Synset]) -> Iterator[Fact]:
@@ -33,22 +46,86 @@ def _definitions(found: Sequence[Synset]) -> Iterator[Fact]:
             yield Fact("word", text, word, word, "wordnet", group=kind)
 
 
-def _link(
-    synset: Synset, symbols: tuple[str, str], relation: str, by_key: Mapping[str, Synset]
-) -> Iterator[Fact]:
-    """A fact where WordNet knows one answer alone, found by the first of ``symbols``.
+@dataclass(frozen=True)
+class _Net:
+    """Synsets by key, and how many that are an instance or a part have each word."""
 
-    What is above the answer by the second is right as well: a painter is an artist, and what is
-    part of Arizona is part of the United States.
-    """
-    targets = [by_key[key] for key in synset.to(symbols[0]) if key in by_key]
-    if len(targets) != 1:
-        return
-    subject = max(synset.words, key=len)
-    answer, *others = targets[0].words
-    broader = (word for key in above(targets[0], symbols[1], by_key) for word in by_key[key].words)
-    if answer.casefold() != subject.casefold():
-        group = str(targets[0].lexicographer)
-        yield Fact(
-            relation, subject, answer, subject, "wordnet", frozenset({*others, *broader}), group
-        )
+    by_key: Mapping[str, Synset]
+    linked: Mapping[str, int]
+
+    @staticmethod
+    def of(found: Sequence[Synset]) -> "_Net":
+        linked: Counter[str] = Counter()
+        for synset in found:
+            if synset.to(INSTANCE) or synset.to(PART_OF):
+                linked.update({word.casefold() for word in synset.words})
+        return _Net({synset.key: synset for synset in found}, linked)
+
+    def only(self, synset: Synset, relation: str) -> Synset | None:
+        """What the synset points to, where that is one alone."""
+        found = [self.by_key[key] for key in synset.to(relation) if key in self.by_key]
+        return found[0] if len(found) == 1 else None
+
+    def above(self, synset: Synset, *relations: str) -> list[Synset]:
+        """All that a synset points to by any of the relations, and that these do."""
+        found = {synset.key: synset}
+        waiting = [synset]
+        while waiting:
+            one = waiting.pop()
+            keys = [key for relation in relations for key in one.to(relation)]
+            new = [self.by_key[key] for key in keys if key in self.by_key and key not in found]
+            found |= {other.key: other for other in new}
+            waiting += new
+        return list(found.values())[1:]
+
+
+def _role(synset: Synset, net: _Net) -> Iterator[Fact]:
+    """What a name is an instance of. It is of what that is a kind of as well: no wrong choice."""
+    target = net.only(synset, INSTANCE)
+    if target is not None:
+        broader = _words(net.above(target, HYPERNYM, INSTANCE))
+        yield from _link("role", synset, target, frozenset(), broader, net)
+
+
+def _part(synset: Synset, net: _Net) -> Iterator[Fact]:
+    """What something is a part of. It is part of what that is part of, too; and what one could call
+    any of these wholes, a town or a place, is no wrong choice."""
+    target = net.only(synset, PART_OF)
+    if target is not None:
+        wholes = net.above(target, PART_OF)
+        kinds = _words(net.above(target, PART_OF, HYPERNYM, INSTANCE))
+        yield from _link("part", synset, target, _words(wholes), kinds, net)
+
+
+def _link(
+    relation: str,
+    synset: Synset,
+    target: Synset,
+    also: frozenset[str],
+    near: frozenset[str],
+    net: _Net,
+) -> Iterator[Fact]:
+    """A fact, asked by the first word that does not hold the answer and means nothing else that is
+    an instance or a part."""
+    answer, *others = target.words
+    subject = next(
+        (
+            word
+            for word in synset.words
+            if net.linked[word.casefold()] == 1 and not _holds(word, answer)
+        ),
+        None,
+    )
+    if subject is not None:
+        right, names = frozenset({*others, *also} - {answer}), frozenset(synset.words) - {subject}
+        group = str(target.lexicographer)
+        yield Fact(relation, subject, answer, subject, "wordnet", right, group, near - right, names)
+
+
+def _words(some: Sequence[Synset]) -> frozenset[str]:
+    return frozenset(word for synset in some for word in synset.words)
+
+
+def _holds(subject: str, answer: str) -> bool:
+    """Whether the answer stands in the subject, word by word."""
+    return f" {' '.join(words_of(answer))} " in f" {' '.join(words_of(subject))} "

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import random
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TypeVar
@@ -19,6 +21,9 @@ SEED = 0
 """Of every set that is fetched; the corpus ``glosses`` leaves out what ``wic`` tests by it."""
 YES_NO = ("yes", "no")
 
+_APOSTROPHES = re.compile("['`´‘’ʻʼ]")
+_WORD = re.compile(r"[^\W_]+")
+
 T = TypeVar("T")
 
 
@@ -33,6 +38,7 @@ class Question:
         answer: the index of the right one.
         relation: what is asked for, to tell scores apart.
         entity: what it is asked of; the splits share none.
+        references: all right answers, of which ``targets`` is the first.
     """
 
     inputs: str
@@ -41,6 +47,7 @@ class Question:
     answer: int
     relation: str
     entity: str
+    references: tuple[str, ...] = ()
 
     @property
     def line(self) -> str:
@@ -65,9 +72,28 @@ class Built:
     notes: Mapping[str, object] = field(default_factory=dict)
 
 
-def ask(inputs: str, choices: Sequence[str], right: str, relation: str, entity: str) -> Question:
-    """A question of which ``right`` is the right one of ``choices``."""
-    return Question(inputs, right, tuple(choices), list(choices).index(right), relation, entity)
+def ask(
+    inputs: str,
+    choices: Sequence[str],
+    right: str,
+    relation: str,
+    entity: str,
+    also: Iterable[str] = (),
+) -> Question:
+    """A question of which ``right`` is the right one of ``choices``, and ``also`` would be."""
+    place, references = list(choices).index(right), (right, *also)
+    return Question(inputs, right, tuple(choices), place, relation, entity, references)
+
+
+def words_of(name: str) -> list[str]:
+    """Words in small letters, without accents, punctuation and apostrophes."""
+    plain = unicodedata.normalize("NFKD", _APOSTROPHES.sub("", name.casefold()))
+    return _WORD.findall("".join(sign for sign in plain if not unicodedata.combining(sign)))
+
+
+def canonical(name: str) -> str:
+    """The same for ``Greek, Modern`` and ``Modern Greek``; never empty where ``name`` is not."""
+    return " ".join(sorted(words_of(name))) or name.casefold()
 
 
 def split_of(entity: str, seed: int) -> str:
@@ -77,6 +103,11 @@ def split_of(entity: str, seed: int) -> str:
     if place < HELD_OUT_SHARE:
         return TEST
     return VALIDATION if place < 2 * HELD_OUT_SHARE else TRAIN
+
+
+def split_of_name(name: str, seed: int) -> str:
+    """``split_of`` for a name, however it is punctuated and its words are ordered."""
+    return split_of(canonical(name), seed)
 
 
 def generator(seed: int, *names: str) -> random.Random:

@@ -35,7 +35,10 @@ class Fact:
             the subject.
         source: where it is from.
         also: other right answers, which are no wrong choices.
+        near: what nobody would call wrong, and is no answer either: an organism, where a painter
+            is asked for. No wrong choices too.
         group: wrong choices are taken from facts of the same group first.
+        names: other names of the entity.
     """
 
     relation: str
@@ -45,6 +48,8 @@ class Fact:
     source: str
     also: frozenset[str] = frozenset()
     group: str = ""
+    near: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
 
 
 _TABLE = """

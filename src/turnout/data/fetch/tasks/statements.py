@@ -14,7 +14,7 @@ from turnout.data.fetch.tasks.questions import (
     generator,
     pairs,
     shuffled,
-    split_of,
+    split_of_name,
 )
 from turnout.data.fetch.tasks.relations import RELATIONS, Fact
 
@@ -38,7 +38,7 @@ def statements(sources: Sources, seed: int, total: int = FACTS) -> Built:
         *ways, held_out = RELATIONS[relation].states
         random_ = generator(seed, "boolean", relation)
         for split in SPLITS:
-            here = [fact for fact in some if split_of(fact.entity, seed) == split]
+            here = [fact for fact in some if split_of_name(fact.entity, seed) == split]
             for stated, answer, right in _crossed(here):
                 questions[split].append(_question(stated, answer, right, random_.choice(ways)))
                 if split == TRAIN:
@@ -58,10 +58,13 @@ def _crossed(some: Sequence[Fact]) -> Iterator[tuple[Fact, str, bool]]:
 
 
 def _clash(one: Fact, other: Fact) -> bool:
-    """Whether an answer of one would be right for the other, or nearly say so."""
-    names = {name.casefold() for name in (one.answer, *one.also, one.subject)}
-    others = {name.casefold() for name in (other.answer, *other.also, other.subject)}
-    return bool(names & others)
+    """Whether the answer of one would be right for the other, or nearly, or is the other."""
+    return _fits(one.answer, other) or _fits(other.answer, one)
+
+
+def _fits(answer: str, fact: Fact) -> bool:
+    right = (fact.answer, fact.subject, *fact.also, *fact.near)
+    return answer.casefold() in {name.casefold() for name in right}
 
 
 def _question(fact: Fact, answer: str, right: bool, way: str) -> Question:

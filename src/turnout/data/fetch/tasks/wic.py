@@ -58,7 +58,7 @@ def wic(sources: Sources, seed: int) -> Built:
     files = sources["wordnet"]
     senses = synsets(files, "noun", "verb")
     parts = [_pairs(senses, part, irregular(files, _PARTS[part]), seed) for part in _PARTS]
-    found = [pair for part in parts for pair in part]
+    found = _different([pair for part in parts for pair in part])
     readable = {example for sense in senses for example in open_examples(sense, seed)}
     taken: dict[str, str] = {}
     splits: dict[str, list[Question]] = {}
@@ -78,6 +78,17 @@ def wic(sources: Sources, seed: int) -> Built:
         "left_out_of_glosses": "sentences of synsets with a word of validation or test",
     }
     return Built({split: splits[split] for split in (TRAIN, VALIDATION, TEST)}, notes)
+
+
+def _different(found: Sequence[_Pair]) -> list[_Pair]:
+    """Two sentences with a word once, and not at all where they are told both answers."""
+    first: dict[tuple[str, frozenset[str]], _Pair] = {}
+    answers: dict[tuple[str, frozenset[str]], set[bool]] = {}
+    for pair in found:
+        key = pair.word, frozenset({pair.first, pair.second})
+        first.setdefault(key, pair)
+        answers.setdefault(key, set()).add(pair.same)
+    return [pair for key, pair in first.items() if len(answers[key]) == 1]
 
 
 def overlap(question: Question) -> str:
