@@ -77,6 +77,7 @@ def _fetch(wanted: Corpus | TaskSet, folder: Path, without: frozenset[str], dry_
 
     tools = _tools()
     store = Store(folder, "tasks" if isinstance(wanted, TaskSet) else "sources")
+    store.check(wanted.name)
     planned = plan(_corpus(wanted), tools, without)
     for note in planned.notes:
         print(note)

@@ -39,13 +39,15 @@ class Fetched:
 
 
 def is_current(store: Store, plan: Plan) -> Record | None:
-    """The manifest, if the corpus is whole and has every source of the plan, cleaned as now."""
+    """The manifest, if the corpus is whole and has every source of the plan, cleaned as now, and
+    none that ``--without`` names."""
     manifest = store.manifest()
     if manifest is None:
         return None
     known = {name for name, record in store.records().items() if record["cleaning"] == VERSION}
     whole = len(known) == len(manifest.get("sources", []))
-    return manifest if whole and {source.name for source, _ in plan.items} <= known else None
+    wanted = {source.name for source, _ in plan.items} <= known and not plan.refused & known
+    return manifest if whole and wanted else None
 
 
 def fetch(corpus: Corpus, plan: Plan, store: Store, tools: Tools, progress: Progress) -> Fetched:
@@ -55,12 +57,16 @@ def fetch(corpus: Corpus, plan: Plan, store: Store, tools: Tools, progress: Prog
     done is kept, and the same call goes on from there.
 
     Raises:
-        UserError: nothing can be had, or the sources that failed and why.
+        UserError: nothing can be had, the folder holds something else, or the sources that failed
+            and why.
     """
     if not plan.items:
         raise UserError(f"nothing of {corpus.name!r} can be had: {'; '.join(plan.notes)}")
+    store.check(corpus.name)
     with store.locked():
         store.reopen()
+        for name in plan.refused:
+            store.drop(name)
         done = store.records()
         failures: dict[str, PackageError] = {}
         downloaded, made = 0, []

@@ -14,6 +14,7 @@ _INSTALL = {
     "apt": "apt-get and apt-cache come with Debian and Ubuntu",
     "npm": "install it with `apt-get install npm` or from your system's package manager",
 }
+_REFUSED = "--without names it"
 _PROGRAMS = {"apt": ("apt-get", "apt-cache"), "npm": ("npm",)}
 
 
@@ -61,6 +62,11 @@ class Plan:
     notes: tuple[str, ...]
 
     @property
+    def refused(self) -> frozenset[str]:
+        """Sources that ``--without`` names: what is made of them is not to stay."""
+        return frozenset(one.source for one in self.left_out if one.why == _REFUSED)
+
+    @property
     def offers(self) -> tuple[Offer, ...]:
         """Every package once."""
         return tuple(dict.fromkeys(offer for _, offer in self.items))
@@ -100,7 +106,7 @@ def _why(
     without: frozenset[str],
 ) -> str:
     if source.name in without:
-        return "--without names it"
+        return _REFUSED
     if missing:
         return _not_installed(missing)
     if offer is None:

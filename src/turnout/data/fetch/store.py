@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,6 +89,37 @@ class Store:
                     ) from error
             yield
 
+    def check(self, name: str) -> None:
+        """Refuse a folder that holds something else.
+
+        Raises:
+            UserError: the manifest there is not that of ``name``.
+        """
+        there = self.manifest()
+        if there is None:
+            return
+        found = there.get("name") if there.get("format") == self._format else None
+        if found != name:
+            what = f"holds {found!r}" if found else "has the manifest.json of something else"
+            raise UserError(
+                f"--out: {str(self.folder)!r} {what}, not {name!r}; give {name!r} another folder"
+            )
+
+    def check_tasks(self, names: Iterable[str]) -> None:
+        """Refuse to write among files that no fetch has put there.
+
+        Raises:
+            UserError: a task's folder is there, and no record of it.
+        """
+        for name in names:
+            target = self.folder / name
+            empty = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+            if not empty and not self._own(name):
+                raise UserError(
+                    f"--out: {str(target)!r} is there and was not made by `data fetch`; move it, "
+                    "or give another folder"
+                )
+
     def manifest(self) -> Record | None:
         """The manifest, if the corpus is whole and the manifest can be read."""
         return _load(self.manifest_path)
@@ -137,7 +168,10 @@ class Store:
         return record
 
     def finish_task(self, name: str, files: Mapping[str, bytes]) -> dict[str, str]:
-        """Write the files of a task, then give them their names; returns hashes by path."""
+        """Write the files of a task, then give them their names; returns hashes by path.
+
+        Of what was there before, only files that an earlier fetch has made are taken away.
+        """
         part = self.folder / ".work" / f"{name}.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -145,9 +179,11 @@ class Store:
         target.mkdir(exist_ok=True)
         for file, content in files.items():
             _write(part / file, content)
-        for old in target.iterdir():
-            if old.name not in files:
-                old.unlink()
+        own = self._own(name) | set(files)
+        # Before the first of them: after a kill it says whose they are.
+        _write_json(self._claim(name), {"files": sorted(own)})
+        for old in own - set(files):
+            (target / old).unlink(missing_ok=True)
         for file in files:
             (part / file).replace(target / file)
         part.rmdir()
@@ -167,7 +203,7 @@ class Store:
         known = self.records()
         made = [known[part] for part in order if part in known]
         manifest = {
-            "format": FORMAT if self.parts == "sources" else TASKS_FORMAT,
+            "format": self._format,
             "name": name,
             **({"cleaning": VERSION} if self.parts == "sources" else {}),
             "documents": sum(record["documents"] for record in made),
@@ -188,6 +224,28 @@ class Store:
         """Note that a part is finished, whose files have their names already."""
         _write_json(self.folder / ".work" / f"{record['name']}.json", record)
 
+    def drop(self, name: str) -> None:
+        """Take a finished part away, with its files."""
+        path = self.folder / ".work" / f"{name}.json"
+        for file in _hashes(_load(path) or {"files": {}}):
+            (self.folder / file).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+    @property
+    def _format(self) -> str:
+        return FORMAT if self.parts == "sources" else TASKS_FORMAT
+
+    def _claim(self, name: str) -> Path:
+        return self.folder / ".work" / f"{name}.claim"
+
+    def _own(self, name: str) -> set[str]:
+        """Names of files in a task's folder that a fetch has made, whole or interrupted."""
+        records = [*(self.manifest() or {}).get(self.parts, [])]
+        records += filter(None, [_load(self.folder / ".work" / f"{name}.json")])
+        paths = [path for one in records if one["name"] == name for path in _hashes(one)]
+        claimed = (_load(self._claim(name)) or {}).get("files", [])
+        return {Path(path).name for path in paths} | set(claimed)
+
     def _is_whole(self, record: Record) -> bool:
         return all(
             (self.folder / path).is_file() and sha256_of(self.folder / path) == sha256
@@ -201,8 +259,10 @@ def _relative(source: Source) -> Path:
 
 def _hashes(record: Record) -> Mapping[str, str]:
     """SHA-256 by path: a source has one file, a task several."""
-    files: Mapping[str, str] = record.get("files") or {record["file"]: record["sha256"]}
-    return files
+    if "files" in record:
+        files: Mapping[str, str] = record["files"]
+        return files
+    return {record["file"]: record["sha256"]}
 
 
 def _digest(made: list[Record]) -> str:

@@ -208,7 +208,9 @@ def test_wrong_choices_are_never_right_and_of_the_group_first() -> None:
         choices = pool.choices(fact, random_)
         assert len(choices) == 8
         assert choices.count("a0") == 1
-        assert not {"a1", "a2", *(one.answer for one in far)} & set(choices)  # twelve near ones suffice
+        assert not {"a1", "a2", *(one.answer for one in far)} & set(
+            choices
+        )  # twelve near ones suffice
         alone = pool.choices(far[0], random_)
         assert {"b0", "b1", "b2"} <= set(alone)
         # A split of three facts has three choices; a fourth is taken from elsewhere.

@@ -17,6 +17,8 @@ from turnout.data.fetch.offers import plan
 from turnout.data.fetch.store import Store
 from turnout.data.fetch.tasks import make
 from turnout.data.fetch.tasks.catalogue import TaskSet
+from turnout.data.fetch.tasks.questions import Sources
+from turnout.evaluate.library import find
 
 
 @pytest.fixture
@@ -57,7 +59,8 @@ def test_tasks_from_end_to_end(shop: Opened, store: Store) -> None:
             lines = (store.folder / task["name"] / f"{split}.jsonl").read_text().splitlines()
             assert len(lines) == sum(counts.values()) > 0
             assert set(json.loads(lines[0])) == {
-                *("inputs", "targets", "choices", "answer", "relation", "entity")
+                *("inputs", "targets", "choices", "answer", "relation", "entity"),
+                "references",
             }
         assert task["accuracy"]["test"]["chance"] == 0.5
         assert all(package["licence"] for package in task["packages"])
@@ -96,9 +99,10 @@ def test_descriptions_are_toml_of_known_fields(shop: Opened, store: Store) -> No
         "answer": "answer",
         "domain": "relation",
     }
-    assert found["memory.toml"]["splits"] == {"test": "memory"}
+    for name in ("memory.toml", "memory-words.toml"):
+        assert found[name]["splits"] == {"validation": "memory", "test": "memory"}
     assert found["words.toml"]["kind"] == "generate"
-    assert found["memory-words.toml"]["splits"] == {"test": "memory"}
+    assert found["words.toml"]["references"] == "references"
     assert len({toml["name"] for toml in found.values()}) == 4
 
 
@@ -117,7 +121,7 @@ def test_whole_tasks_are_left_alone_and_a_changed_file_is_noticed(
     assert again.made == ("wic",)
     assert again.manifest == first.manifest
     assert shop[0].log[asked:] == ["apt wordnet-base=1.0-1"]
-    assert not (store.folder / "wic" / "stray.jsonl").exists()
+    assert (store.folder / "wic" / "stray.jsonl").read_text() == "{}"  # nobody's but the user's
     (store.folder / "spam" / "task.toml").unlink()
     assert run(shop, store).made == ("spam",)
 
@@ -218,3 +222,72 @@ def test_files_that_ask_nothing_are_refused(shop: Opened, store: Store) -> None:
     )
     with pytest.raises(UserError, match="wic: nothing to ask for train in what it is made of"):
         run((shop[0], {"tasks": replace(tasks, tasks=(empty,))}), store)
+
+
+def test_memory_is_scored_whatever_the_split(shop: Opened, store: Store) -> None:
+    run(shop, store)
+    found = find(str(store.folder / "boolean" / "memory.toml"))
+    for split in ("validation", "test"):
+        assert all("memory.jsonl" in each.place for each in found.scored(split))
+
+
+def test_files_of_others_are_left_alone(shop: Opened, store: Store) -> None:
+    foreign = store.folder / "closed-book" / "thesis.txt"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("mine")
+    with pytest.raises(UserError, match="closed-book' is there and was not made by `data fetch`"):
+        run(shop, store, "facts")
+    assert foreign.read_text() == "mine"
+    foreign.rename(store.folder / "thesis.txt")
+    run(shop, store, "facts")
+    assert (store.folder / "thesis.txt").read_text() == "mine"
+
+
+def test_a_fetch_that_was_killed_among_its_files_goes_on(
+    shop: Opened, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Store, "record", interrupted)
+        run(shop, store, "facts")
+    assert (store.folder / "closed-book" / "train.jsonl").is_file()
+    assert run(shop, store, "facts").made == ("closed-book",)
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_file_that_is_no_longer_made_is_taken_away(shop: Opened, store: Store) -> None:
+    run(shop, store, "facts")
+    tasks = shop[1]["facts"]
+
+    def less(sources: Sources, seed: int) -> make.Built:
+        built = tasks.tasks[0].build(sources, seed)
+        return make.Built({split: built.splits[split] for split in ("train", "test")})
+
+    one = replace(tasks.tasks[0], build=less)
+    (store.folder / "closed-book" / "test.jsonl").unlink()
+    run((shop[0], {"facts": replace(tasks, tasks=(one,))}), store, "facts")
+    assert not (store.folder / "closed-book" / "memory.jsonl").exists()
+
+
+def test_the_folder_of_another_set_is_refused(shop: Opened, store: Store) -> None:
+    first = run(shop, store, "facts")
+    with pytest.raises(UserError, match="holds 'facts', not 'tasks'; give 'tasks' another folder"):
+        run(shop, store, "tasks")
+    assert store.manifest() == first.manifest
+    store.manifest_path.write_text('{"name": "facts", "version": "2"}')
+    with pytest.raises(UserError, match=r"has the manifest\.json of something else"):
+        run(shop, store, "facts")
+
+
+def test_what_is_left_out_later_is_taken_out(shop: Opened, store: Store) -> None:
+    run(shop, store)
+    planned = plan(shop[1]["tasks"].corpus, shop[0].tools, frozenset({"kgeography"}))
+    assert make.is_current(shop[1]["tasks"], store, planned) is None
+    assert run(shop, store, without="kgeography").made == ("boolean",)
+    planned = plan(shop[1]["tasks"].corpus, shop[0].tools, frozenset({"spam-assassin"}))
+    assert make.is_current(shop[1]["tasks"], store, planned) is None
+    fetched = run(shop, store, without="spam-assassin")
+    assert "spam" not in [task["name"] for task in fetched.manifest["tasks"]]
+    assert not (store.folder / "spam" / "train.jsonl").exists()

@@ -18,7 +18,7 @@ from turnout.data.fetch.tasks.questions import SEED, TEST, TRAIN, Built, Files, 
 from turnout.data.fetch.tasks.toml import descriptions
 from turnout.data.fetch.tools import Tools
 
-BUILDING = 1
+BUILDING = 2
 """Raise it when a builder's questions change: tasks built by another version are made anew."""
 
 _Items = Sequence[tuple[Source, Offer]]
@@ -32,9 +32,9 @@ def is_current(tasks: TaskSet, store: Store, plan: Plan) -> Record | None:
     done = store.records()
     whole = len(done) == len(manifest.get(store.parts, []))
     can = [task for task in tasks.tasks if not _missing(task, plan)]
-    return (
-        manifest if whole and all(_is_done(done.get(one.name), one, plan) for one in can) else None
-    )
+    wanted = all(_is_done(done.get(one.name), one, plan) for one in can)
+    stays = not done.keys() & _refused(tasks, plan)
+    return manifest if whole and wanted and stays else None
 
 
 def fetch(tasks: TaskSet, plan: Plan, store: Store, tools: Tools, progress: Progress) -> Fetched:
@@ -44,13 +44,18 @@ def fetch(tasks: TaskSet, plan: Plan, store: Store, tools: Tools, progress: Prog
     done is kept, and the same call goes on from there.
 
     Raises:
-        UserError: nothing can be had, or the tasks that failed and why.
+        UserError: nothing can be had, the folder holds something else, or the tasks that failed
+            and why.
     """
     can = [task for task in tasks.tasks if not _missing(task, plan)]
     if not can:
         raise UserError(f"nothing of {tasks.name!r} can be had: {'; '.join(plan.notes)}")
+    store.check(tasks.name)
+    store.check_tasks(task.name for task in can)
     with store.locked():
         store.reopen()
+        for name in _refused(tasks, plan):
+            store.drop(name)
         done = store.records()
         failures: dict[str, PackageError] = {}
         downloaded, made = 0, []
@@ -87,11 +92,17 @@ def _missing(task: Task, plan: Plan) -> list[str]:
     return [name for name in task.needed if name not in there]
 
 
+def _refused(tasks: TaskSet, plan: Plan) -> set[str]:
+    """Tasks that cannot be made without what ``--without`` names."""
+    return {task.name for task in tasks.tasks if plan.refused & set(_missing(task, plan))}
+
+
 def _is_done(record: Record | None, task: Task, plan: Plan) -> bool:
     if record is None or (record["building"], record["seed"]) != (BUILDING, SEED):
         return False
     made_of = {package["source"] for package in record["packages"]}
-    return made_of >= {source.name for source, _ in _items(task, plan)}
+    wanted = {source.name for source, _ in _items(task, plan)}
+    return made_of >= wanted and not made_of & plan.refused
 
 
 def _make(task: Task, items: _Items, store: Store, tools: Tools, progress: Progress) -> int:

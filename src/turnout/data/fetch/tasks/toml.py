@@ -16,7 +16,9 @@ def descriptions(name: str, summary: str, built: Built) -> Mapping[str, str]:
         if split not in built.splits:
             continue
         title = f"{name}-{prefix}" if prefix else name
-        splits = f'\n[splits]\ntest = "{MEMORY}"\n' if prefix else ""
+        # Whichever split is asked for: what is remembered is not in validation or test.
+        lines = f'validation = "{MEMORY}"\ntest = "{MEMORY}"\n'
+        splits = f"\n[splits]\n{lines}" if prefix else ""
         found[f"{prefix or 'task'}.toml"] = _choices(title, summary) + splits
         words = _words(f"{title}-words", summary) + splits
         found[f"{prefix}-words.toml" if prefix else "words.toml"] = words
@@ -42,6 +44,7 @@ def _words(name: str, summary: str) -> str:
         'kind = "generate"\n'
         'inputs = "{inputs}"\n'
         'targets = "{targets}"\n'
+        'references = "references"\n'
         'metrics = ["exact_match", "f1"]\n'
         "max_tokens = 32\n"
         'domain = "relation"\n'
