@@ -15,11 +15,19 @@ from turnout.config.errors import UserError
 
 
 def written(
-    folder: Path, losses: Mapping[str, Mapping[int, float | None]], rows: int = 8, text: str = "a"
+    folder: Path,
+    losses: Mapping[str, Mapping[int, float | None]],
+    rows: int = 8,
+    text: str = "a",
+    tokenizer: str = "bytes",
+    length: int = 64,
+    data: Mapping[str, object] | None = None,
 ) -> Path:
     """A run's records with those evaluations, and a checkpoint that says what it read."""
     config = {"train": {"batch_rows": rows}, "objective": {"kind": "causal"}}
-    save(folders.step_folder(folder, 1), {"x": torch.zeros(1)}, {"text": text, "config": config})
+    config |= {"model": {"length": length}, "data": dict(data or {}) | {"cache": str(folder)}}
+    meta = {"text": text, "tokenizer": tokenizer, "config": config}
+    save(folders.step_folder(folder, 1), {"x": torch.zeros(1)}, meta)
     steps = sorted({step for track in losses.values() for step in track})
     lines = [
         {
@@ -99,6 +107,13 @@ def test_runs_on_other_rows_or_other_text_are_refused(tmp_path: Path) -> None:
         by_source(one, written(tmp_path / "wider", losses, rows=16))
     with pytest.raises(UserError, match="differ in text"):
         by_source(one, written(tmp_path / "other", losses, text="b"))
+    with pytest.raises(UserError, match="differ in tokenizer"):
+        by_source(one, written(tmp_path / "pieces", losses, tokenizer="pieces"))
+    with pytest.raises(UserError, match="differ in length"):
+        by_source(one, written(tmp_path / "longer", losses, length=128))
+    with pytest.raises(UserError, match="differ in data"):
+        by_source(one, written(tmp_path / "weights", losses, data={"mixture": {"de": 2.0}}))
+    by_source(one, written(tmp_path / "alike", losses))  # though its cache is elsewhere
 
 
 def test_a_picture_of_nothing_is_one(tmp_path: Path) -> None:

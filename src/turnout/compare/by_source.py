@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from turnout.checkpoint import folders
 from turnout.checkpoint.read import load_meta
@@ -21,6 +22,7 @@ from turnout.probe.curve import METRICS, records
 from turnout.probe.style import BLUE, Chart, altair, panel, save
 
 PICTURE, FIGURES = "by-source.png", "by-source.json"
+LENGTHS = ("length", "encoder_length", "decoder_length")  # of a model's rows
 WIDTH = 0.1  # of a bar of the histogram
 
 
@@ -104,7 +106,7 @@ def by_source(dense: Path, sparse: Path) -> BySource:
     """Holds two runs against each other.
 
     Raises:
-        UserError: they have different sources.
+        UserError: they have different sources, or their steps are not on the same text and rows.
     """
     one, other = source_tracks(dense), source_tracks(sparse)
     _check_alike(dense, sparse)
@@ -126,14 +128,24 @@ def by_source(dense: Path, sparse: Path) -> BySource:
 
 def _check_alike(dense: Path, sparse: Path) -> None:
     """Steps are compared, so they must be steps on as many rows of the same text."""
-    metas = [load_meta(folders.latest(run)) for run in (dense, sparse)]
-    for what, values in {
-        "text": [meta.get("text") for meta in metas],
-        "train.batch_rows": [meta["config"]["train"]["batch_rows"] for meta in metas],
-        "objective": [meta["config"]["objective"] for meta in metas],
-    }.items():
-        if values[0] != values[1]:
+    one, other = (_steps(load_meta(folders.latest(run))) for run in (dense, sparse))
+    for what in one:
+        if one[what] != other[what]:
             raise UserError(f"{dense} and {sparse} differ in {what}: their steps are not the same")
+
+
+def _steps(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What the steps of a run are on."""
+    config = meta["config"]
+    data = {name: value for name, value in config["data"].items() if name != "cache"}
+    return {
+        "text": meta.get("text"),
+        "tokenizer": meta.get("tokenizer"),
+        "length": [config["model"].get(name) for name in LENGTHS],
+        "train.batch_rows": config["train"]["batch_rows"],
+        "objective": config["objective"],
+        "data": data,
+    }
 
 
 def draw(found: BySource, folder: Path) -> Path:
