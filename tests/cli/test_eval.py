@@ -131,6 +131,11 @@ def test_two_runs_are_compared(turnout: Turnout, place: Path) -> None:
         (("run0", "--task", "parity", "--task-data", "x=y"), "--task-data x: no such task is"),
         (("run0", "--task", "parity", "--task-data", "a=b", "a=c"), "--task-data a: given twice"),
         (("run0", "--task", "parity", "--json", "no/x.json"), "must be a file in a folder that"),
+        (("run0", "--task", "parity", "--seed", "-1"), "--seed = -1: must be at least 0"),
+        (
+            ("run0", "--task", "parity", "--json", "x", "--examples", "./x"),
+            "--examples ./x: --json writes there; give another file",
+        ),
         (("run0", "--task", "parity", "--form", "span"), "form = 'span': must be causal"),
         (("nowhere", "--task", "parity"), "nowhere: no such run folder"),
         (("run0", "--by-domain"), "--by-domain: the run has no mixture; give each domain's path"),
@@ -204,3 +209,11 @@ def test_progress_is_told_now_and_then() -> None:
         now[0] = float(second)
         tell(second * 100, 2900)
     assert said == [f"boolq: {n:,} of 2,900 rows" for n in (300, 1300, 2300)]
+
+
+def test_the_second_run_is_looked_at_before_the_first_is_asked(
+    turnout: Turnout, place: Path
+) -> None:
+    result = turnout("eval", "--compare", "run0", "nowhere", "--task", "parity")
+    assert result.code == 2 and "nowhere: no such run folder" in result.err
+    assert result.out == ""

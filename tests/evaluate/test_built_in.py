@@ -177,3 +177,8 @@ def test_the_hub_is_asked_for_the_split(monkeypatch: pytest.MonkeyPatch) -> None
     for source in ("hf:", "hf:a:b:c", "hf:a:"):
         with pytest.raises(UserError, match="must be hf:NAME or hf:NAME:CONFIG"):
             find("cb", {"cb": source})
+
+
+def test_an_answer_of_several_lines_ends_behind_them() -> None:
+    """Highlights stand on lines of their own; at the first one's end a model of text would stop."""
+    assert built_in()["cnn_dailymail"].stop == ("\n\n",)

@@ -179,6 +179,14 @@ def test_windows_take_every_token_once() -> None:
         made.windows("", "")
 
 
+def test_of_text_every_byte_is_scored_and_no_blank_before_it() -> None:
+    made = form("causal", 16)
+    (row,) = made.windows("ab  ", " cd")
+    assert (row.prompt, row.answer) == ((PAD, *ids("ab  ")), ids(" cd"))
+    (row,) = form("examples", 16).windows("ab ", " cd")
+    assert row.answer[:3] == ids(" cd")
+
+
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("size", [1, 5, 15, 16, 17, 40])
 def test_windows_fit_and_hold_the_whole_answer(name: str, size: int) -> None:

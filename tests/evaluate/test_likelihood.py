@@ -84,6 +84,20 @@ def test_nothing_is_dropped_whatever_the_evaluation_capacity(case, group) -> Non
     assert [each.total for each in tight.likelihoods(rows)] == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_row_is_alone_where_padding_takes_slots() -> None:
+    """As transformers evaluates Switch: what stands beside a row must not change its score."""
+    slots = {"eval_slots": 2, "priority": "score", "allow_future_routing": True}
+    subject = subject_of("switch", objectives("switch")[0], **slots)
+    rows = [subject.form.row(*pair) for pair in PAIRS]
+    together = [each.total for each in subject.likelihoods(rows)]
+    assert together == [subject.likelihoods([row])[0].total for row in rows]
+    batched = [each.total for each in likelihoods(subject.model, rows)]
+    assert batched != pytest.approx(together, rel=1e-3)
+    prompts = [subject.form.prompt(context, 6) for context, _ in PAIRS]
+    alone = [subject.answers([prompt], 6)[0] for prompt in prompts]
+    assert subject.answers(prompts, 6) == alone
+
+
 def test_a_greedy_answer_is_known() -> None:
     """What the model writes is greedy behind its prompt, and with another end it is not."""
     subject = subject_of("modern", CausalConfig())

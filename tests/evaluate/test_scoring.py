@@ -1,6 +1,7 @@
 """Tasks asked of small models: choices, words, text, shots, domains; and what goes wrong."""
 
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -197,11 +198,35 @@ def test_shots_never_hold_the_question(tmp_path: Path, seed: int) -> None:
     twice = [*facts(6), facts(1)[0] | {"targets": "ab", "answer": 0}]
     write_task(tmp_path / "facts", CHOICES + 'source = "all.jsonl"', all=twice)
     prepared = prepare(find(str(tmp_path / "facts")), Options(shots=5, seed=seed))
+    scored = {question.inputs for question, _ in prepared.given}
+    assert scored
     for question, context in prepared.given:
         *shots, last = context.split(BETWEEN_SHOTS)
         assert last == question.inputs
         assert len(shots) == 5
         assert not any(shot.startswith(question.inputs) for shot in shots)
+        assert not any(shot.startswith(tuple(scored)) for shot in shots)
+
+
+def test_what_is_shown_says_nothing_of_what_is_scored(tmp_path: Path) -> None:
+    """By one stream the sample of a file would be the shots of another of the same length."""
+    same = facts(20)
+    path = write_task(tmp_path / "facts", CHOICES, train=facts(20, 100), validation=same)
+    given = prepare(find(str(path)), Options(shots=3, limit=3)).given
+    scored = {int(question.inputs[15:-1]) for question, _ in given}
+    shown = {int(shot[15:18]) - 100 for shot in given[0][1].split(BETWEEN_SHOTS)[:-1]}
+    assert len(shown) == 3 and shown != scored
+    with pytest.raises(UserError, match="--shots 20: task 'facts' has 20 examples, from which the"):
+        write_task(path, CHOICES + 'source = "train.jsonl"')
+        prepare(find(str(path)), Options(shots=20))
+
+
+def test_a_missing_library_is_told_before_anything_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    with pytest.raises(UserError, match="'chrf': needs the library sacrebleu"):
+        prepare(find(folder(tmp_path, WORDS + 'metrics = ["chrf"]')), Options())
 
 
 def test_too_many_shots(tmp_path: Path) -> None:
@@ -213,6 +238,8 @@ def test_too_many_shots(tmp_path: Path) -> None:
         prepare(find(folder(tmp_path, TEXT)), Options(shots=1))
     with pytest.raises(ConfigError, match="--shots = -1: must be at least 0"):
         Options(shots=-1)
+    with pytest.raises(ConfigError, match="--seed = -1: must be at least 0"):
+        Options(seed=-1)
     with pytest.raises(ConfigError, match="--limit = 0: must be at least 1"):
         Options(limit=0)
 

@@ -8,9 +8,10 @@ import pytest
 from tests.evaluate.subjects import write_lines, write_task
 from turnout.config.errors import ConfigError, UserError
 from turnout.config.task import ChoicesTask, GenerateTask
-from turnout.evaluate.library import built_in, find, find_all
+from turnout.evaluate.library import MOST_SHOTS_READ, built_in, find, find_all
 from turnout.evaluate.questions import Question, questions
 from turnout.evaluate.records import Record
+from turnout.evaluate.run import Options, prepare
 from turnout.evaluate.template import Template
 
 YES_NO = """
@@ -41,6 +42,21 @@ def test_a_folder_a_file_and_a_name(tmp_path: Path) -> None:
     assert found.scored("validation") == [expected]
     assert find(str(folder / "task.toml")).name == "task"
     assert find("boolq").task == built_in()["boolq"]
+
+
+def test_a_name_that_comes_along_wins_over_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_task(tmp_path / "boolq", YES_NO)
+    monkeypatch.chdir(tmp_path)
+    assert find("boolq").task == built_in()["boolq"]
+    assert find("./boolq").task.inputs == "asked: {q}"
+
+
+def test_shots_come_from_all_of_a_local_file(tmp_path: Path) -> None:
+    entries = [{"q": str(number), "label": 0} for number in range(MOST_SHOTS_READ + 200)]
+    found = find(str(write_task(tmp_path / "sky", YES_NO, train=entries)))
+    assert len(found.pool()) == MOST_SHOTS_READ + 200
 
 
 def test_the_name_in_the_file_wins(tmp_path: Path) -> None:
@@ -201,6 +217,10 @@ def test_answers_by_place_name_and_text() -> None:
         one(field, **(fields | {"c.text": ["a"]}), key="A")
     with pytest.raises(UserError, match="choice 1 is empty: must be text to score"):
         one(field, **(fields | {"c.text": ["a", "", "c"]}), key="A")
+    with pytest.raises(
+        UserError, match="here line 1: choices 0 and 2 are both 'a': must be differ"
+    ):
+        one(field, **(fields | {"c.text": ["a", "b", "a"]}), key="A")
 
 
 def test_references_of_words() -> None:
@@ -224,10 +244,15 @@ def test_several_at_once(tmp_path: Path) -> None:
 def test_a_limit_draws_by_the_seed_and_keeps_the_order(tmp_path: Path) -> None:
     entries = [{"q": str(number), "label": 0} for number in range(50)]
     found = find(str(write_task(tmp_path / "sky", YES_NO, validation=entries)))
-    drawn = [each.inputs for each in found.scored("validation", 10, 1)]
+
+    def asked(limit: int, seed: int) -> list[str]:
+        prepared = prepare(found, Options(limit=limit, seed=seed))
+        return [question.inputs for question, _ in prepared.given]
+
+    drawn = asked(10, 1)
     numbers = [int(each.removeprefix("asked: ")) for each in drawn]
     assert numbers == sorted(set(numbers)) and len(numbers) == 10
-    assert drawn == [each.inputs for each in found.scored("validation", 10, 1)]
-    assert drawn != [each.inputs for each in found.scored("validation", 10, 2)]
+    assert drawn == asked(10, 1)
+    assert drawn != asked(10, 2)
     assert max(numbers) > 10  # not the first ones
-    assert len(found.scored("validation", 99)) == 50
+    assert len(asked(99, 0)) == 50

@@ -12,7 +12,7 @@ from turnout.config.errors import UserError
 from turnout.evaluate import compare, report
 from turnout.evaluate.library import built_in, find_all
 from turnout.evaluate.run import Options, Prepared, Result, evaluate, examples, prepare
-from turnout.evaluate.subject import Subject, open_subject
+from turnout.evaluate.subject import Subject, check_subject, open_subject
 
 
 def listed() -> str:
@@ -35,10 +35,14 @@ def evaluate_tasks(options: Namespace) -> int:
         for name in ("json", "examples")
         if (given := getattr(options, name)) is not None
     }
+    if len({path.resolve() for path in targets.values()}) < len(targets):
+        raise UserError(f"--examples {options.examples}: --json writes there; give another file")
     asked = _asked(options)
     tasks = [prepare(found, asked) for found in find_all(options.task, _data(options.task_data))]
     form = options.form or "auto"
     runs = options.compare or [options.run]
+    for run in runs:
+        check_subject(run)
     found: list[list[Result]] = []
     tables: list[dict[str, Any]] = []
     for run in runs:

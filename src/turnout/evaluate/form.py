@@ -114,7 +114,7 @@ class Form:
         Raises:
             UserError: there is no text.
         """
-        body, answer = self._tokens(context, text)
+        body, answer = self._text(context, text)
         if not answer:
             raise UserError(f"the text {text!r:.60} has no tokens: nothing to score")
         length = self.decoder_length
@@ -141,6 +141,15 @@ class Form:
         if both[: len(body)] == body:
             return body, both[len(body) :]
         return body, encode(continuation)
+
+    def _text(self, context: str, text: str) -> tuple[list[int], list[int]]:
+        """As ``_tokens``, but that blanks at the end of the context stay there: of ``text`` every
+        byte is scored, and nothing else."""
+        encode = self.tokenizer.encode
+        body, both = encode(context), encode(context + text)
+        if self.joined and both[: len(body)] == body:
+            return body, both[len(body) :]
+        return body, encode(text)
 
     def _context(self, body: Sequence[int], taken: int) -> Row:
         """The context with ``taken`` places of a single stack left for what follows."""

@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from turnout.config import io
 from turnout.config.errors import UserError, nearest
 from turnout.config.task import FOLDER, Task
-from turnout.data.keys import permutation
 from turnout.evaluate.questions import Question, questions
 from turnout.evaluate.records import TaskSource, source_of
 
 BUILT_IN = Path(__file__).parent / "tasks"
 FILE = "task.toml"
 SUFFIX = ".toml"
-MOST_SHOTS_READ = 1000
+MOST_SHOTS_READ = 1000  # of the hub, from where they come one by one
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Found:
     def name(self) -> str:
         return self.task.name
 
-    def scored(self, split: str, limit: int | None = None, seed: int = 0) -> list[Question]:
-        """The questions of a split: all, or ``limit`` of them, drawn by ``seed``, in their order.
+    def scored(self, split: str) -> list[Question]:
+        """The questions of a split.
 
         Args:
             split: ``train``, ``validation`` or ``test``.
@@ -42,16 +42,14 @@ class Found:
         found = questions(self.task, self.source.records(stem, option))
         if not found:
             raise UserError(f"{option}: its split {stem!r} holds no example; score another")
-        if limit is None or limit >= len(found):
-            return found
-        return [found[index] for index in sorted(permutation(len(found), seed)[:limit].tolist())]
+        return found
 
     def pool(self) -> list[Question]:
-        """What shots are drawn from: the first thousand examples of the training split; of all
-        there are, where splits are not told apart."""
+        """What shots are drawn from: the training split, of the hub its first thousand examples;
+        all there are, where splits are not told apart."""
         records = self.source.records(self.task.splits.train, f"task {self.name!r}, for shots")
-        first = (record for record, _ in zip(records, range(MOST_SHOTS_READ), strict=False))
-        return questions(self.task, first)
+        most = MOST_SHOTS_READ if self.source.streamed else None
+        return questions(self.task, islice(records, most))
 
 
 def built_in() -> dict[str, Task]:
@@ -60,7 +58,8 @@ def built_in() -> dict[str, Task]:
 
 
 def find(name: str, data: Mapping[str, str] | None = None) -> Found:
-    """The task of a name, of a file, or of a folder that holds a ``task.toml``.
+    """The task of a name, of a file, or of a folder that holds a ``task.toml``. A name that comes
+    along is that task, and a folder of the same name is ``./NAME``.
 
     Args:
         data: other places of the examples, by the task's name; seen from the working folder.
@@ -70,16 +69,16 @@ def find(name: str, data: Mapping[str, str] | None = None) -> Found:
     """
     path = Path(name)
     known = [each.stem for each in BUILT_IN.glob(f"*{SUFFIX}")]
-    if path.is_dir():
+    if name in known:
+        file = BUILT_IN / f"{name}{SUFFIX}"
+        task = _read(file, name)
+    elif path.is_dir():
         file = path / FILE
         if not file.is_file():
             raise UserError(f"task {name!r}: the folder holds no {FILE}")
         task = _read(file, path.resolve().name)
     elif path.suffix == SUFFIX:
         file, task = path, _read(path, path.stem)
-    elif name in known:
-        file = BUILT_IN / f"{name}{SUFFIX}"
-        task = _read(file, name)
     else:
         hint = nearest(name, known)
         hint = hint if hint.startswith("did") else "`turnout eval --list` names those there are"

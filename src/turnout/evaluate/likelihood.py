@@ -46,6 +46,7 @@ def likelihoods(
     *,
     visible: bool = False,
     label: int | None = None,
+    together: int = BATCH_ROWS,
     tell: Tell = quiet,
 ) -> list[Likelihood]:
     """The log-likelihood of the answer of each row, in the order of the rows.
@@ -53,23 +54,24 @@ def likelihoods(
     Args:
         visible: the tokens of a decoder's prompt read each other in both directions.
         label: of every row, for routers that read one.
+        together: rows of a batch at most; 1 for models in which padding is routed.
         tell: is told of rows that are done.
     """
     found: dict[int, Likelihood] = {}
     with evaluating(model):
-        for index in batches([_length(row) for row in rows]):
+        for index in batches([_length(row) for row in rows], together):
             taken = [rows[i] for i in index]
             found |= zip(index, _scored(model, taken, visible, label), strict=True)
             tell(len(found), len(rows))
     return [found[index] for index in range(len(rows))]
 
 
-def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Places of ``lengths``, the longest first, so many together as a batch holds."""
+def batches(lengths: Sequence[int], most: int = BATCH_ROWS) -> Iterator[list[int]]:
+    """Places of ``lengths``, the longest first, as many together as a batch holds, or ``most``."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         full = batch and (len(batch) + 1) * lengths[batch[0]] > BATCH_TOKENS
-        if full or len(batch) == BATCH_ROWS:
+        if full or len(batch) == most:
             yield batch
             batch = []
         batch.append(index)

@@ -40,7 +40,7 @@ def questions(task: Task, records: Iterable[Record]) -> list[Question]:
     Raises:
         ConfigError: a template that is none.
         UserError: an example that lacks a field or holds something else in it, or whose answer is
-            none of its choices; the message says which.
+            none of its choices, or two of its choices are equal; the message says which.
     """
     return [_question(task, record) for record in records]
 
@@ -92,6 +92,13 @@ def _choices(wanted: str | tuple[str, ...], record: Record) -> tuple[str, ...]:
         raise UserError(f"{record.place}: choices has {len(found)} entry: must be at least two")
     if "" in found:
         raise UserError(f"{record.place}: choice {found.index('')} is empty: must be text to score")
+    first = {text: place for place, text in reversed([*enumerate(found)])}
+    for place, text in enumerate(found):
+        if first[text] != place:
+            raise UserError(
+                f"{record.place}: choices {first[text]} and {place} are both {text!r:.60}: must be "
+                "different"
+            )
     return found
 
 

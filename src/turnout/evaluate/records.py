@@ -4,7 +4,7 @@ import glob
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from turnout.config import io
 from turnout.config.errors import UserError, nearest
@@ -75,6 +75,7 @@ def _text(value: Any, spec: str, where: str) -> str:
 class LocalSource:
     """``.jsonl`` files: ``splits`` where each is one of them, by its stem, else all are one."""
 
+    streamed: ClassVar[bool] = False
     path: Path
 
     def records(self, split: str, option: str) -> Iterator[Record]:
@@ -108,6 +109,7 @@ class LocalSource:
 class HubTaskSource:
     """A data set of the Hugging Face hub."""
 
+    streamed: ClassVar[bool] = True
     name: str
     config: str
 

@@ -10,8 +10,8 @@ from turnout.evaluate.library import Found
 from turnout.evaluate.likelihood import Tell, quiet
 from turnout.evaluate.metrics.measure import Measure
 from turnout.evaluate.questions import Question
-from turnout.evaluate.scoring import Scored, asked, measures
-from turnout.evaluate.shots import Shots
+from turnout.evaluate.scoring import Scored, asked, check_libraries, measures
+from turnout.evaluate.shots import Shots, sampled
 from turnout.evaluate.subject import Subject
 
 
@@ -33,6 +33,7 @@ class Options:
     def __post_init__(self) -> None:
         check_words(self, "options")
         require(self.shots >= 0, "--shots", self.shots, "at least 0")
+        require(self.seed >= 0, "--seed", self.seed, "at least 0")
         require(self.limit is None or self.limit >= 1, "--limit", self.limit, "at least 1")
 
 
@@ -69,13 +70,16 @@ def prepare(found: Found, options: Options) -> Prepared:
 
     Raises:
         ConfigError: shots before text alone.
-        UserError: examples that cannot be, an empty split, or too few shots.
+        UserError: examples that cannot be, an empty split, too few shots, or a library of a metric
+            that is missing.
     """
     text = found.task.kind == TextTask.kind
     require(not text or not options.shots, "--shots", options.shots, "0 for a task of kind 'text'")
-    questions = found.scored(options.split, options.limit, options.seed)
+    check_libraries(found.task)
     pool = found.pool() if options.shots else []
-    shots = Shots.drawn(pool, options.shots, options.seed, found.name)
+    drawn = Shots.drawn(pool, options.shots, options.seed, found.name)
+    shots, there = drawn.apart(found.scored(options.split))
+    questions = sampled(there, options.limit, options.seed)
     return Prepared(found.task, tuple((each, shots.context(each)) for each in questions))
 
 

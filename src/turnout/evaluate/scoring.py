@@ -45,10 +45,24 @@ def asked(
     """Ask ``subject`` each question in its context.
 
     Raises:
-        UserError: an answer longer than the model's rows, a log-likelihood that is not finite, or a
-            library that is missing; the message says of which example.
+        UserError: an answer longer than the model's rows, or a log-likelihood that is not finite;
+            the message says of which example.
     """
     raise TypeError(f"no scores for {type(task).__name__}")
+
+
+@singledispatch
+def check_libraries(task: Any) -> None:
+    """Refuse, before anything is asked, metrics whose library is missing; most need none.
+
+    Raises:
+        UserError: it is not installed.
+    """
+
+
+@check_libraries.register
+def _(task: GenerateTask) -> None:
+    corpus.check(task.metrics)
 
 
 @singledispatch
@@ -78,7 +92,6 @@ def _(
 def _(
     task: GenerateTask, subject: Subject, given: Sequence[tuple[Question, str]], tell: Tell
 ) -> list[Scored]:
-    corpus.check(task.metrics)
     rows = [subject.form.prompt(context, task.max_tokens) for _, context in given]
     written = subject.answers(rows, task.max_tokens, task.stop or None, tell)
     return [

@@ -15,15 +15,23 @@ from turnout.convert.api import load
 from turnout.convert.conversion import tokenizer_of
 from turnout.convert.folder import CONFIG, is_foreign, read_json, within
 from turnout.convert.hub import located
+from turnout.convert.imitation import imitates
 from turnout.data.tokenizers import Tokenizer
 from turnout.data.tokenizers.load import from_content
 from turnout.evaluate.form import Form, Row, form_of
-from turnout.evaluate.likelihood import Likelihood, Tell, batches, likelihoods, quiet
+from turnout.evaluate.likelihood import (
+    BATCH_ROWS,
+    Likelihood,
+    Tell,
+    batches,
+    likelihoods,
+    quiet,
+)
 from turnout.generate import generate
 from turnout.generate.text import StopStrings
 from turnout.models.base import Model
 from turnout.models.prepared import prepared
-from turnout.train.session import load_run, load_tokenizer
+from turnout.train.session import load_run, load_tokenizer, saved_config
 
 FORMS = {each.kind: each for each in get_args(ObjectiveConfig)}
 LINE_END = "\n"
@@ -44,7 +52,14 @@ class Subject:
 
     def likelihoods(self, rows: Sequence[Row], tell: Tell = quiet) -> list[Likelihood]:
         """See ``turnout.evaluate.likelihood``."""
-        return likelihoods(self.model, rows, visible=self.form.visible, label=self.label, tell=tell)
+        return likelihoods(
+            self.model,
+            rows,
+            visible=self.form.visible,
+            label=self.label,
+            together=self._together,
+            tell=tell,
+        )
 
     def answers(
         self, rows: Sequence[Row], new: int, stop: Sequence[str] | None = None, tell: Tell = quiet
@@ -66,12 +81,17 @@ class Subject:
         )
         prompts = [[*(row.encoder or row.prompt)] for row in rows]
         found: dict[int, str] = {}
-        for index in batches([len(prompt) + new for prompt in prompts]):
+        for index in batches([len(prompt) + new for prompt in prompts], self._together):
             taken = [prompts[i] for i in index]
             written = generate(self.model, taken, options, ends=stops if texts else None)
             found |= zip(index, (self._text(tokens, stops) for tokens in written), strict=True)
             tell(len(found), len(rows))
         return [found[index] for index in range(len(rows))]
+
+    @property
+    def _together(self) -> int:
+        """One row where padding takes slots of experts, so that no row changes another's score."""
+        return 1 if imitates(self.model.config) else BATCH_ROWS
 
     def _text(self, tokens: list[int], stops: StopStrings) -> str:
         """Without what the form had the decoder begin with."""
@@ -105,6 +125,23 @@ def open_subject(path: str | Path, form: str = "auto", label: int | None = None)
     return Subject(str(path), prepared(model, pack=False), shape, label)
 
 
+def check_subject(path: str | Path) -> None:
+    """Refuse a folder that holds no model to ask, without reading the model.
+
+    Raises:
+        UserError: it has no checkpoint, configuration or tokenizer.
+    """
+    folder = located(path)
+    if not is_foreign(folder):
+        load_tokenizer(folder, saved_config(folder))
+    elif tokenizer_of(folder) is None:
+        raise UserError(_no_tokenizer(folder))
+
+
+def _no_tokenizer(folder: Path) -> str:
+    return f"{folder}: has no tokenizer.json or spiece.model to read tasks with"
+
+
 Opened = tuple[Model, Tokenizer, ObjectiveConfig, int | None]
 
 
@@ -117,7 +154,7 @@ def _foreign(folder: Path) -> Opened:
     model = load(folder)
     asked = tokenizer_of(folder)
     if asked is None:
-        raise UserError(f"{folder}: has no tokenizer.json or spiece.model to read tasks with")
+        raise UserError(_no_tokenizer(folder))
     tokenizer = from_content(asked, Path(asked.path).read_bytes())
     return model, tokenizer, _usual(model.config), _start(folder, model.config, tokenizer)
 

@@ -114,7 +114,7 @@ def _clash(one: _Below, other: _Below) -> bool:
 
 
 def _tells(definition: str, wide: str) -> bool:
-    """Whether a definition has the word: WordNet may have no pointer, and it is one all the same."""
+    """Whether a definition has the word: then it is one, though WordNet has no pointer."""
     text = f" {' '.join(words_of(definition))} "
     return any(f" {form} " in text for form in forms(wide, "n"))
 

@@ -21,7 +21,7 @@ SEED = 0
 """Of every set that is fetched; the corpus ``glosses`` leaves out what ``wic`` tests by it."""
 YES_NO = ("yes", "no")
 
-_APOSTROPHES = re.compile("['`´‘’ʻʼ]")
+_APOSTROPHES = re.compile(r"['`\u00b4\u2018\u2019\u02bb\u02bc]")
 _WORD = re.compile(r"[^\W_]+")
 
 T = TypeVar("T")
