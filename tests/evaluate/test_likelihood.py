@@ -92,7 +92,7 @@ def test_a_row_is_alone_where_padding_takes_slots() -> None:
     together = [each.total for each in subject.likelihoods(rows)]
     assert together == [subject.likelihoods([row])[0].total for row in rows]
     batched = [each.total for each in likelihoods(subject.model, rows)]
-    assert batched != pytest.approx(together, rel=1e-3)
+    assert batched != pytest.approx(together, rel=1e-5)
     prompts = [subject.form.prompt(context, 6) for context, _ in PAIRS]
     alone = [subject.answers([prompt], 6)[0] for prompt in prompts]
     assert subject.answers(prompts, 6) == alone

@@ -301,3 +301,22 @@ def test_two_at_once_and_a_file_in_the_way(shop: Shop, store: Store, tmp_path: P
     with pytest.raises(UserError, match="is a file; give a folder"):
         run(shop, Store(tmp_path / "file"))
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_source_that_is_left_out_later_is_taken_out(shop: Shop, store: Store) -> None:
+    run(shop, store)
+    planned = plan(CORPUS, shop.tools, frozenset({"tales"}))
+    assert is_current(store, planned) is None
+    fetched = run(shop, store, without="tales")
+    assert fetched.made == ()
+    assert "tales" not in [record["name"] for record in fetched.manifest["sources"]]
+    assert not (store.folder / "text" / "tales.jsonl").exists()
+    assert is_current(store, planned) == fetched.manifest
+
+
+def test_the_folder_of_another_corpus_is_refused(shop: Shop, store: Store) -> None:
+    first = run(shop, store)
+    other = replace(CORPUS, name="other")
+    with pytest.raises(UserError, match="holds 'small', not 'other'; give 'other' another folder"):
+        fetch(other, plan(other, shop.tools), store, shop.tools, Lines())
+    assert store.manifest() == first.manifest
