@@ -4,6 +4,7 @@ engine of ``convert``, in the one direction that surgery has.
 Axes: E old experts, N new experts, I inputs, O outputs, F hidden width.
 """
 
+import math
 import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
@@ -71,7 +72,7 @@ class Remade(Change):
 
     Attributes:
         parts: into how many shares the hidden units are cut, along axis ``hidden`` of one expert.
-        scale: what the copies are multiplied by.
+        scale: what the copies are multiplied by; narrow ones become float32 where that rounds.
         noise: standard deviation of what is added, relative to that of the copy.
         by_expert: whether it is an expert's and not a router's, of which Adafactor keeps a
             mean over all experts.
@@ -127,7 +128,9 @@ class Remade(Change):
         if self.parts > 1 and self.hidden is not None:
             row = row.chunk(self.parts, dim=self.hidden)[blend.part]
         if self.scale != 1.0:
-            row = row * self.scale
+            # Exact in any width where the scale is a power of two, and rounded elsewhere.
+            exact = math.frexp(self.scale)[0] == 0.5
+            row = (row if exact else row.to(wide(row.dtype))) * self.scale
         if not (blend.noisy and self.noise) or row.is_meta:
             return row
         # The deviation about zero: that of a bias of zeros is 0, and it stays what it is.
@@ -213,6 +216,11 @@ class Drawn(Change):
 
     def slot(self, key: str) -> Slot | None:
         return None
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """At least float32."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def blended(old: Tensor, blend: Blend) -> Tensor:

@@ -27,6 +27,7 @@ class Plan:
         planned: the tensors.
         left: old tensors of which nothing is made.
         parameters: the names of those that train.
+        widened: the names of those that are wider than what they are made of.
     """
 
     run: RunConfig
@@ -34,6 +35,7 @@ class Plan:
     planned: tuple[Planned, ...]
     left: tuple[str, ...]
     parameters: frozenset[str]
+    widened: tuple[str, ...] = ()
 
     def tensors(self, sources: Sequence[Source]) -> Iterator[Tensor]:
         """The new tensors; in memory are those of one rule."""
@@ -64,7 +66,12 @@ def plan(surgery: Surgery, run: RunConfig, new: RunConfig, sources: Sequence[Sou
     used = {name for rule in rules for name in rule.foreign}
     left = tuple(name for name in old if name not in used)
     trained = frozenset(n for n, tensor in wanted.items() if isinstance(tensor, nn.Parameter))
-    return Plan(new, rules, planned, left, trained)
+    widened = tuple(
+        each.name
+        for rule, each in zip(rules, planned, strict=True)
+        if rule.foreign and each.dtype != _first(rule, sources).dtype
+    )
+    return Plan(new, rules, planned, left, trained, widened)
 
 
 def made(rule: BoundBy[Change], sources: Sequence[Source]) -> Tensor:
@@ -96,7 +103,11 @@ def _planned(rule: BoundBy[Change], wanted: Tensor, sources: Sequence[Source]) -
             f"{rule.foreign[0]} is {list(first.shape)}, of which {name} would be "
             f"{list(found.shape)}; must be {list(shape)}: the checkpoint is of another width"
         )
-    return Planned(name, first.dtype, shape)
+    return Planned(name, found.dtype, shape)
+
+
+def _first(rule: BoundBy[Change], sources: Sequence[Source]) -> Planned:
+    return _source(rule.foreign[0], sources).planned(_bare(rule.foreign[0]))
 
 
 def _source(name: str, sources: Sequence[Source]) -> Source:

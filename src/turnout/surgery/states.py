@@ -147,7 +147,7 @@ def _planned(rule: BoundBy[Change], native: Native) -> Planned:
     ours = [native.planned_as_stored(each) for each in rule.foreign]
     meta = (torch.empty(each.shape, dtype=each.dtype, device="meta") for each in ours)
     (found,) = rule.operation.to_native(meta, len(ours))
-    return Planned(name, ours[0].dtype, tuple(found.shape))
+    return Planned(name, found.dtype, tuple(found.shape))
 
 
 def described(kind: str, states: States) -> dict[str, Any]:
