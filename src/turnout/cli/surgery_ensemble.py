@@ -28,7 +28,8 @@ def run(arguments: Sequence[str]) -> int:
 
     sources = [open_source(path) for path in options.runs]
     first = sources[0]
-    _check_alike(sources)
+    for note in _check_alike(sources):
+        print(f"note: {note}")
     if not (first.has_text or options.data):
         raise UserError(f"--data: required, since {first.path} names no text")
     rows = held_out(first.run, first.tokenizer(), options.data, options.rows, build_progress())
@@ -58,13 +59,15 @@ def _parser() -> Parser:
     return parser
 
 
-def _check_alike(sources: "Sequence[Opened]") -> None:
-    """The same tokens mean the same text."""
+def _check_alike(sources: "Sequence[Opened]") -> tuple[str, ...]:
+    """The same tokens mean the same text, for models of one kind."""
+    from turnout.surgery.opened import require_one_text
+
     first = sources[0]
     for source in sources[1:]:
-        same = source.meta.get("tokenizer") == first.meta.get("tokenizer")
-        if not same or source.run.model.kind != first.run.model.kind:
+        if source.run.model.kind != first.run.model.kind:
             raise UserError(
-                f"{source.path}: reads other tokens than {first.path}; an ensemble has one "
-                "tokenizer and one kind of model"
+                f"{source.path}: model.kind = {source.run.model.kind!r}: must be "
+                f"{first.run.model.kind!r}, as in {first.path}; an ensemble has one kind of model"
             )
+    return require_one_text(sources)

@@ -1,11 +1,13 @@
 """What surgery reads: a run, one of its steps, or a Hugging Face folder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from turnout.config.errors import UserError
+from turnout.config.tokenizers import SentencePieceConfig, TokenizerJsonConfig
 from turnout.config.train import RunConfig
 from turnout.convert.conversion import carried_files, keep_tokenizer, run_of
 from turnout.convert.folder import INDEX, SINGLE, is_foreign, open_foreign, within
@@ -53,6 +55,19 @@ class Opened:
         """The one that it was trained with; None where only the configuration names it."""
         return None if self.native is None else _restored(self.native)
 
+    def fingerprint(self) -> str | None:
+        """Of the tokenizer that its tokens are of; None where none is to be found."""
+        if self.native is not None:
+            known = "tokenizer" in self.meta or self.has_text
+            return _restored(self.native).fingerprint if known else None
+        named = self.run.data.tokenizer
+        if not isinstance(named, SentencePieceConfig | TokenizerJsonConfig):
+            return None
+        try:
+            return tokenizers.from_content(named, Path(named.path).read_bytes()).fingerprint
+        except (UserError, OSError):  # such as a library that is not installed
+            return None
+
     def carried(self) -> dict[str, Path]:
         """The files of the Hugging Face checkpoint that it came from."""
         found = dict(carried_files(self.tensors.carried))
@@ -77,6 +92,38 @@ def open_source(path: str) -> Opened:
 
     run = native.run.standing_alone()
     return Opened(path, folder, native, run, native.meta, native.sha256, native, keep)
+
+
+def require_one_text(sources: Sequence[Opened]) -> tuple[str, ...]:
+    """What there is to know of models whose tokens are to mean the same text.
+
+    Raises:
+        UserError: two have other tokenizers; or one has none to be found, and another number of
+            tokens.
+    """
+    first, *others = sources
+    notes = []
+    wanted = first.fingerprint() if others else None
+    for source in others:
+        found = source.fingerprint()
+        sizes = source.run.model.vocab_size, first.run.model.vocab_size
+        if (found and wanted and found != wanted) or sizes[0] != sizes[1]:
+            raise UserError(
+                f"{source.path}: reads other tokens than {first.path} (vocabularies of {sizes[0]} "
+                f"and {sizes[1]}, tokenizers {_short(found)} and {_short(wanted)}); models that "
+                "are mixed have one tokenizer"
+            )
+        if not (found and wanted):
+            lacks = source if wanted else first
+            notes.append(
+                f"{lacks.path} has no tokenizer that can be compared; its {sizes[0]} tokens are "
+                "taken to be the others'"
+            )
+    return tuple(dict.fromkeys(notes))
+
+
+def _short(fingerprint: str | None) -> str:
+    return "unknown" if fingerprint is None else fingerprint[:12]
 
 
 def _restored(native: Native) -> Tokenizer:
