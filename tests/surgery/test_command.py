@@ -96,7 +96,8 @@ def test_every_operation_on_a_run(arguments, experts, runs, surgery):
 
 
 @pytest.mark.parametrize(
-    "arguments", ["reorder", "clone --split", "clone", "grow --more 1", "choices --k 3"]
+    "arguments",
+    ["reorder", "clone --split --copies 3", "clone", "grow --more 1", "choices --k 3"],
 )
 def test_the_way_back_can_be_typed(arguments, runs, surgery):
     name, *options = arguments.split()
@@ -175,6 +176,11 @@ def test_random_tokens_where_there_is_no_text(surgery, tmp_path):
         ("grow run --out out --more 1 --of 7", "expert = 7: must be one of 0 to 3"),
         ("domains run --out out", "takes --add or --remove LABEL, one of them"),
         ("domains run --out out --add", "must be 'label'"),
+        ("domains run --out out --remove 1 --noise 0.1", "--remove: takes neither --of nor"),
+        ("grow run --out out --more 1 --of 0 --router-std 0.1", "--router-std: goes with --of"),
+        ("grow run --out out --more 1 --of \u00b2", "must be numbers with commas"),
+        ("dense run --out out --expert \u00b2", "must be mean, heaviest, none or a number"),
+        ("choices run --out out --k 3 --seed 9999999999999999999999", "in 0 .. 2^63 - 1"),
         ("btx dense --out out", "name two runs or more"),
         ("btx dense wide --out out", "model.d_model = 16: must be 8, as in dense"),
         ("btx dense wide --out out --optimizer keep", "model.d_model = 16"),

@@ -12,6 +12,7 @@ from tests.surgery.models import (
     GATED,
     SWITCH,
     apart,
+    built,
     decoder,
     operate,
     saved,
@@ -31,6 +32,7 @@ from turnout.config.routers import (
 from turnout.surgery import experts
 from turnout.surgery.choices import Choices
 from turnout.surgery.layers import counts
+from turnout.surgery.opened import open_source
 
 SCORES = (0.3, 0.9, 0.1, 0.9)
 
@@ -137,16 +139,31 @@ def test_copies_that_share_the_weight_keep_the_function(how, router, becomes, tm
         assert torch.equal(found[name], torch.stack(units))
 
 
+@pytest.mark.parametrize(("parts", "wider"), [(2, False), (3, True)])
+def test_shares_of_narrow_weights_keep_the_function(parts, wider, tmp_path):
+    """Three times a bfloat16 has no place in a bfloat16, twice has."""
+    config = decoder(moe=sparse())
+    run = turnout.save(built(config).bfloat16(), tmp_path / "run")
+    receipt = operate(experts.split(config, parts), run, tmp_path / "out")
+    assert receipt.expected == "preserved" and receipt.compared.logits <= 1e-6
+    assert any("float32" in note for note in receipt.notes) == wider
+    found = open_source(str(tmp_path / "out")).tensors
+    dtypes = {name: found.planned(name).dtype for name in found.names}
+    wide = {name for name, dtype in dtypes.items() if dtype == torch.float32}
+    assert all(name.endswith("experts.w_out") for name in wide) and bool(wide) == wider
+    assert open_source(str(run)).tensors.planned("embedding.weight").dtype == torch.bfloat16
+
+
 def test_cloning_goes_back(tmp_path):
     """The command that the receipt names, as the operations that it means."""
     config = decoder(moe=sparse())
     run = saved(config, tmp_path / "run")
     receipt = operate(experts.clone(config, 2, True), run, tmp_path / "out")
-    assert "prune" in receipt.back and "--experts 0,2,4,6 && turnout" in receipt.back
-    assert receipt.back.endswith("--k 2")
-    cloned = turnout.load(tmp_path / "out").config
-    operate(experts.keep_only(cloned, [0, 2, 4, 6]), tmp_path / "out", tmp_path / "fewer")
-    operate(Choices(2), tmp_path / "fewer", tmp_path / "back")
+    assert "choices" in receipt.back and "--k 2 && turnout" in receipt.back
+    assert receipt.back.endswith("--experts 0,2,4,6")
+    operate(Choices(2), tmp_path / "out", tmp_path / "fewer")
+    fewer = turnout.load(tmp_path / "fewer").config
+    operate(experts.keep_only(fewer, [0, 2, 4, 6]), tmp_path / "fewer", tmp_path / "back")
     old, new = tensors(run), tensors(tmp_path / "back")
     assert all(torch.equal(new[name], tensor) for name, tensor in old.items())
     assert turnout.load(tmp_path / "back").config.moe == config.moe
@@ -295,13 +312,15 @@ def test_a_switch_transformer_is_operated_on(tmp_path):
         (lambda c: experts.grow(c, 1, for_all(c, [4])), "expert = 4: must be one of 0 to 3"),
         (lambda c: experts.grow(c, 1, None, asleep=True), "--asleep: model.moe.router.kind"),
         (lambda c: experts.split(c, 5), "--parts 5: must be a divisor"),
+        (lambda c: experts.split(c, 10**9), "--parts 1000000000: must be a divisor"),
         (lambda c: experts.split(c, 1), "--parts = 1: must be at least 2"),
+        (lambda c: experts.clone(c, 10**9, False), "--copies = 1000000000: must be such that a"),
+        (lambda c: experts.grow(c, 10**9, None), "--more = 1000000000: must be such that a layer"),
         (lambda c: experts.clone(c, 1, True), "--copies = 1: must be at least 2"),
         (lambda c: experts.clone(c, 2, True, -1.0), "--noise = -1.0: must be at least 0"),
         (lambda c: Choices(5), "moe.num_experts = 4: must be at least 5"),
         (lambda c: Choices(0), "--k = 0: must be at least 1"),
         (lambda c: Choices(2), "--k = 2: must be another number than now"),
-        (lambda c: Choices(1), "must be 'raw' when router.k is 1"),
     ],
 )
 def test_what_cannot_be_is_one_line(make, message, tmp_path):

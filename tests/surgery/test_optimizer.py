@@ -148,6 +148,14 @@ def test_moving_averages_are_taken_along_or_become_the_weights(runs, tmp_path):
     assert train(more, tmp_path / "kept", tmp_path / "kept") < 10
 
 
+def test_state_goes_with_the_text_that_it_comes_from(runs, tmp_path):
+    job = Job(UPCYCLED, (open_source(str(runs(dense=True))),), {"data.seed": "7"}, "keep")
+    with pytest.raises(UserError, match="--optimizer keep: goes on in the text of") as caught:
+        job.planned()
+    assert "\n" not in str(caught.value)
+    assert Job(UPCYCLED, job.sources, job.overrides, "drop").planned()
+
+
 def test_a_checkpoint_without_state_keeps_none(runs, tmp_path):
     run = runs(dense=True)
     operate(UPCYCLED, run, tmp_path / "out", "drop")

@@ -16,9 +16,11 @@ from tests.surgery.models import (
     tensors,
     two_stacks,
 )
+from turnout.config import io
 from turnout.config.errors import UserError
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.moe import Placement
+from turnout.config.train import RunConfig
 from turnout.moe.build import build_layer
 from turnout.moe.context import RoutingContext
 from turnout.nn.feed_forward import FeedForward
@@ -134,6 +136,16 @@ def test_raw_weights_change_the_function_and_say_by_how_much(tmp_path):
         ({"kind": "base"}, 2.0),
         ({"kind": "switch"}, 4.0),
         ({"kind": "top2"}, 1.0),
+        # Half of the weight is the second expert's, which is not taken: 1/2.
+        ({"kind": "top2", "second_in_evaluation": "none"}, 2.0),
+        ({"kind": "top2", "second_in_evaluation": "threshold", "threshold": "0.6"}, 2.0),
+        # Of probabilities 1/4 two reach 0.5 and three 0.6; of one alone there is 1/4.
+        ({"kind": "top_p", "p": "0.5"}, 2.0),
+        ({"kind": "top_p", "p": "0.6"}, 4 / 3),
+        ({"kind": "top_p", "p": "0.6", "most": "1"}, 4.0),
+        ({"kind": "top_p", "p": "0.6", "weights": "renormalised"}, 1.0),
+        # All four are above the threshold, in evaluation too.
+        ({"kind": "dense_to_sparse"}, 1.0),
     ],
 )
 def test_outputs_are_scaled_by_the_expected_weight(router, times, tmp_path):
@@ -149,6 +161,36 @@ def test_outputs_are_scaled_by_the_expected_weight(router, times, tmp_path):
     assert torch.equal(new["decoder.blocks.0.feed_forward.moe.experts.w_out"][2], times * out)
     if router["kind"] != "base":  # whose centroids are orthogonal, whatever the deviation
         assert receipt.compared.logits <= 1e-5
+
+
+@pytest.mark.parametrize("scale_out", [False, True])
+def test_weights_that_are_divided_after_drops_add_up_to_one(scale_out, tmp_path):
+    """Raw ones of 2 of 4 experts, divided by their sum: nothing is left to scale."""
+    run = saved(decoder(), tmp_path / "dense")
+    surgery = Upcycle(Sparse(4, 2, "raw", placement=EVERY), scale_out=scale_out)
+    options = {"model.moe.weights_after_drops": "true"}
+    receipt = operate(surgery, run, tmp_path / "out", **options)
+    assert receipt.expected == "preserved" and "add up to 1" in receipt.why
+    assert receipt.compared.logits <= 1e-6 and receipt.back.endswith("--expert 0")
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"router": "dense_to_sparse"}, "add up to about 1, and not for every token"),
+        # Three experts of 1/4 reach 0.6; two of four choices have 1/2.
+        ({"router": "top_p", "router.p": "0.6"}, "at first to about 0.75"),
+        ({"router.weights": "raw"}, "at first to about 0.5"),
+        ({"output_masking": "0.2"}, "1 - model.moe.output_masking"),
+    ],
+)
+def test_the_reason_is_that_of_the_router(options, why):
+    old = RunConfig(decoder())
+    surgery = Upcycle(Sparse(4, 2, placement=EVERY))
+    options = {f"model.moe.{name}": value for name, value in options.items()}
+    new = io.override(surgery.run(old), options).model
+    found = surgery.expected(old.model, new)
+    assert not found.preserved and why in found.why
 
 
 @pytest.mark.parametrize("experts", [2, 3, 5])

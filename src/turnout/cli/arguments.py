@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -79,11 +80,12 @@ def alone(
 
 
 def command() -> str:
-    """``turnout``, or the path it was called by where a shell would not find it by name."""
+    """``turnout``, or the path it was called by where a shell would not find it by name, as a
+    shell reads it."""
     called = Path(sys.argv[0])
     if called.name != "turnout" or shutil.which("turnout") is not None:
         return "turnout"
-    return os.path.relpath(called)
+    return shlex.quote(os.path.relpath(called))
 
 
 def split_dotted(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from turnout.cli import surgery_options as given
 from turnout.cli.arguments import Parser, command, split_dotted
-from turnout.config.errors import UserError, nearest
+from turnout.config.errors import UserError, nearest, require
 from turnout.config.train import RunConfig
 
 if TYPE_CHECKING:
+    from turnout.config.model import ModelConfig
     from turnout.surgery.base import Surgery
     from turnout.surgery.opened import Opened
     from turnout.surgery.operate import Operation, RowsOf
@@ -78,12 +79,14 @@ def _operate(name: str, kind: Kind, arguments: Sequence[str]) -> int:
     from turnout.surgery.opened import open_source
     from turnout.surgery.operate import Job
 
+    require(0 <= options.seed < 2**63, "--seed", options.seed, "in 0 .. 2^63 - 1")
     paths = options.runs if kind.several else [options.run]
     sources = tuple(open_source(path) for path in paths)
     rows = _rows_of(options, sources)
     surgery = kind.build(options, sources, rows)
     compared = None if options.unchecked or options.dry_run else rows
-    operation = Job(surgery, sources, dotted, options.optimizer, compared).planned()
+    job = Job(surgery, sources, dotted, options.optimizer, compared, command=command())
+    operation = job.planned()
     if options.dry_run:
         show(operation.receipt(), None)
         return 0
@@ -144,6 +147,15 @@ def _rows_of(options: argparse.Namespace, sources: "tuple[Opened, ...]") -> "Row
     return rows
 
 
+def _reads_labels(model: "ModelConfig") -> bool:
+    """Whether a router reads labels, which text without a mixture has none of."""
+    from turnout.config.routers.base import labels_read
+
+    moe = model.moe
+    routers = () if moe is None else (moe.router, moe.decoder_router)
+    return any(router is not None and labels_read(router) is not None for router in routers)
+
+
 def _next(operation: "Operation", optimizer: str) -> list[str]:
     """What to type, with ``{out}`` for the new folder."""
     from turnout.cli.main import COMMANDS
@@ -153,8 +165,9 @@ def _next(operation: "Operation", optimizer: str) -> list[str]:
     if operation.resumable:
         more = f" --train.steps {2 * run.train.steps}" if optimizer == "keep" else ""
         found.append(f"{command()} train --resume {{out}}{more}")
-    if "finetune" in COMMANDS:
+    if "finetune" in COMMANDS and not _reads_labels(run.model):
         found.append(f"{command()} finetune {{out}} --data PATH")
     if not found:
-        found.append(f"{command()} generate {{out}} --prompt ...")
+        label = " --label 0" if _reads_labels(run.model) else ""
+        found.append(f"{command()} generate {{out}}{label} --prompt ...")
     return found

@@ -77,7 +77,7 @@ def build_dense(options: Options, sources: "tuple[Opened, ...]", rows: "RowsOf")
         return made.fresh(config, options.seed)
     if options.expert == "heaviest":
         return made.heaviest(config, _scores(_observed(sources, rows), "load"))
-    if not options.expert.isdigit():
+    if not _is_number(options.expert):
         raise UserError(f"--expert {options.expert}: must be mean, heaviest, none or a number")
     return made.number(config, int(options.expert))
 
@@ -145,7 +145,7 @@ def grow(parser: Parser) -> None:
     )
     parser.add_argument("--noise", type=float, default=0.0, metavar="STD", help=NOISE)
     parser.add_argument(
-        "--router-std", type=float, default=0.02, help="of fresh rows; default 0.02"
+        "--router-std", type=float, metavar="STD", help="of fresh rows; default 0.02"
     )
     parser.add_argument(
         "--asleep", action="store_true", help="let the bias of sigmoid_top_k wake them"
@@ -157,6 +157,8 @@ def build_grow(options: Options, sources: "tuple[Opened, ...]", rows: "RowsOf") 
     from turnout.surgery import experts
     from turnout.surgery.layers import sparse_layers
 
+    if options.router_std is not None and options.of != "fresh":
+        raise UserError("--router-std: goes with --of fresh; copies have the rows of their experts")
     config = sources[0].run.model
     of: Mapping[str, Sequence[int]] | None = None
     if options.of == "heaviest":
@@ -170,7 +172,7 @@ def build_grow(options: Options, sources: "tuple[Opened, ...]", rows: "RowsOf") 
         of,
         options.noise,
         options.seed,
-        options.router_std,
+        0.02 if options.router_std is None else options.router_std,
         options.asleep,
     )
 
@@ -266,8 +268,10 @@ def build_domains(options: Options, sources: "tuple[Opened, ...]", rows: "RowsOf
     if options.add == (options.remove is not None):
         raise UserError("domains: takes --add or --remove LABEL, one of them")
     if options.remove is not None:
+        if options.noise or options.of != "mean":
+            raise UserError("--remove: takes neither --of nor --noise, which say how one is added")
         return remove_domain(model, options.remove)
-    if options.of != "mean" and not options.of.isdigit():
+    if options.of != "mean" and not _is_number(options.of):
         raise UserError(f"--of {options.of}: must be mean or a label")
     of = None if options.of == "mean" else int(options.of)
     return add_domain(model, of, options.noise, options.seed)
@@ -331,8 +335,13 @@ def _falling(values: Sequence[float]) -> list[int]:
     return sorted(range(len(values)), key=lambda expert: (-values[expert], expert))
 
 
+def _is_number(text: str) -> bool:
+    """Digits of our own alone, and no more than ``int`` reads at once."""
+    return text.isascii() and text.isdecimal() and len(text) < 10
+
+
 def _numbers(option: str, text: str) -> list[int]:
     words = text.split(",")
-    if not all(word.isdigit() for word in words):
+    if not all(map(_is_number, words)):
         raise UserError(f"{option} {text}: must be numbers with commas between them, as 0,3,5")
     return list(map(int, words))

@@ -20,8 +20,8 @@ class Expectation:
 
     Attributes:
         why: one line, for people.
-        back: the command that makes the old model of the new one, ``{run}`` and ``{out}`` for the
-            folders; empty where nothing does.
+        back: the command that makes the old model of the new one, ``{turnout}`` for what the
+            program is called by, ``{run}`` and ``{out}`` for the folders; empty where nothing does.
         notes: what else there is to know.
     """
 

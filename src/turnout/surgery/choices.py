@@ -9,7 +9,7 @@ from turnout.config.model import ModelConfig
 from turnout.config.train import RunConfig
 from turnout.surgery.base import Expectation, Rules, Surgery
 from turnout.surgery.layers import sparse_layers
-from turnout.surgery.routers import all_routers, with_k
+from turnout.surgery.routers import all_routers, goes_back, with_k
 
 
 @final
@@ -34,12 +34,10 @@ class Choices(Surgery):
         return []
 
     def expected(self, old: ModelConfig, new: ModelConfig) -> Expectation:
-        assert old.moe is not None
-        back = (
-            ""
-            if old.moe.decoder_router is not None
-            else f"turnout surgery choices {{run}} --out {{out}} --k {old.moe.router.active}"
-        )
+        assert old.moe is not None and new.moe is not None
+        back = ""
+        if goes_back(old.moe, new.moe):
+            back = f"{{turnout}} surgery choices {{run}} --out {{out}} --k {old.moe.router.active}"
         return Expectation(False, "a token takes another number of experts", back)
 
     def arguments(self) -> Mapping[str, Any]:

@@ -1,9 +1,12 @@
 """Adding and removing the expert of a domain (DEMix, Gururangan et al., 2108.05036)."""
 
+from dataclasses import replace
+
 from turnout.config.errors import UserError, require
 from turnout.config.model import ModelConfig
 from turnout.config.routers import LabelRouter, RouterConfig
 from turnout.surgery.base import Expectation
+from turnout.surgery.bounds import finite
 from turnout.surgery.changes import Blend
 from turnout.surgery.layers import counts, sparse_layers
 from turnout.surgery.recast import Recast
@@ -19,8 +22,8 @@ def add_domain(config: ModelConfig, of: int | None, noise: float = 0.0, seed: in
     """
     labels = _labels(config)
     require(of is None or 0 <= of < labels, "--of", of, f"a label, 0 to {labels - 1}")
-    require(noise >= 0, "--noise", noise, "at least 0")
-    added = Blend.mean((expert, 1.0) for expert in range(labels))
+    finite("--noise", noise)
+    added = replace(Blend.mean((expert, 1.0) for expert in range(labels)), noisy=True)
     if of is not None:
         added = Blend.copy(of, noisy=True)
     blends = {
@@ -37,7 +40,7 @@ def add_domain(config: ModelConfig, of: int | None, noise: float = 0.0, seed: in
         Expectation(
             never_drops(config),
             "the experts of the known labels are as they were",
-            f"turnout surgery domains {{run}} --out {{out}} --remove {labels}",
+            f"{{turnout}} surgery domains {{run}} --out {{out}} --remove {labels}",
             (f"rows of the new domain have label {labels}, the next source of data.mixture",),
         ),
         {"add": labels, "of": "mean" if of is None else of, "noise": noise, "seed": seed},

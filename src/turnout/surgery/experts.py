@@ -1,17 +1,19 @@
 """The operations on the experts of a sparse model, from what was asked and what was measured."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import singledispatch
 from typing import Any
 
 from turnout.config.errors import UserError, require
 from turnout.config.model import ModelConfig
-from turnout.config.routers import RouterConfig, SigmoidTopKRouter
+from turnout.config.routers import RouterConfig, SigmoidTopKRouter, Top2Router
 from turnout.surgery.base import Expectation
+from turnout.surgery.bounds import finite, most_experts
 from turnout.surgery.changes import Blend
 from turnout.surgery.layers import counts, experts_of, sparse_layers
 from turnout.surgery.recast import Recast
-from turnout.surgery.routers import all_routers, halved, never_drops, require_rows
+from turnout.surgery.routers import goes_back, halved, never_drops, require_rows
 
 Scores = Mapping[str, Sequence[float]]
 Orders = Mapping[str, Sequence[int]]
@@ -85,7 +87,7 @@ def reorder(config: ModelConfig, orders: Orders) -> Recast:
         name: sorted(range(len(order)), key=order.__getitem__) for name, order in orders.items()
     }
     words = " ".join(f"{name}={','.join(map(str, order))}" for name, order in inverse.items())
-    back = f"turnout surgery reorder {{run}} --out {{out}} --order {words}"
+    back = f"{{turnout}} surgery reorder {{run}} --out {{out}} --order {words}"
     why = "experts and rows of their routers change places together"
     asked = {"orders": {name: list(order) for name, order in orders.items()}}
     return Recast("reorder", blends, Expectation(True, why, back), asked)
@@ -103,20 +105,21 @@ def clone(
     layers = sparse_layers(config)
     require_rows(layers)
     require(copies >= 2, "--copies", copies, "at least 2")
-    require(noise >= 0, "--noise", noise, "at least 0")
+    most_experts("--copies", copies, copies * max(counts(config).values()))
+    finite("--noise", noise)
+    routers = _shared(config, copies, "--split") if split else {}
     blends = {
         name: tuple(
             Blend.copy(expert, noisy=copy > 0) for expert in range(number) for copy in range(copies)
         )
         for name, number in counts(config).items()
     }
-    routers = _shared(config, copies, "--split") if split else {}
     asked: dict[str, Any] = {"copies": copies, "split": split, "noise": noise, "seed": seed}
     back = ""
     if noise == 0:
         back = _first_of(copies, counts(config))
     if back and split:
-        back = _fewer(back, config)
+        back = _fewer(copies, config, routers)
     if not split:
         why = (
             "equal rows of a router tie, and the copies take each other's places among the choices"
@@ -147,6 +150,13 @@ def split(config: ModelConfig, parts: int) -> Recast:
             f"model.moe.shared_experts = {moe.shared_experts}: must be 0 for splitting, since they "
             "are as wide as the others"
         )
+    width = next(iter(layers.values())).network.d_ff
+    if width % parts:
+        raise UserError(
+            f"--parts {parts}: must be a divisor of the experts' hidden units ({width})"
+        )
+    most_experts("--parts", parts, parts * max(counts(config).values()))
+    routers = _shared(config, parts, "--parts")
     blends = {
         name: tuple(Blend.copy(e, part) for e in range(number) for part in range(parts))
         for name, number in counts(config).items()
@@ -157,7 +167,7 @@ def split(config: ModelConfig, parts: int) -> Recast:
         blends,
         Expectation(never_drops(config), why),
         {"parts": parts},
-        _shared(config, parts, "--parts"),
+        routers,
         parts=parts,
     )
 
@@ -183,7 +193,14 @@ def grow(
     layers = sparse_layers(config)
     require_rows(layers)
     require(more >= 1, "--more", more, "at least 1")
-    require(noise >= 0, "--noise", noise, "at least 0")
+    most_experts("--more", more, more + max(counts(config).values()))
+    finite("--noise", noise)
+    finite("--router-std", router_std)
+    if sources is None and noise > 0:
+        raise UserError(
+            f"--noise {noise:g}: goes with copies; the experts of --of fresh are drawn, each on "
+            "its own"
+        )
     blends = {}
     for name, number in counts(config).items():
         added = [Blend(())] * more
@@ -247,22 +264,26 @@ def check_keep(config: ModelConfig, keep: int, option: str = "--keep") -> None:
 def _check_asleep(config: ModelConfig) -> None:
     for layer in sparse_layers(config).values():
         assert layer.moe is not None
-        if not _has_load_bias(layer.moe.router):
-            raise UserError(
-                f"--asleep: model.moe.router.kind = {layer.moe.router.kind!r}: must be "
-                "'sigmoid_top_k' with a bias_rate above 0, whose bias wakes the new experts; in a "
-                "softmax every expert takes a part of the probability"
-            )
+        _check_load_bias(layer.moe.router)
 
 
 @singledispatch
-def _has_load_bias(router: RouterConfig) -> bool:
-    return False
+def _check_load_bias(router: RouterConfig) -> None:
+    raise UserError(
+        f"--asleep: model.moe.router.kind = {router.kind!r}: must be 'sigmoid_top_k', whose bias "
+        "wakes the new experts; in a softmax every expert takes a part of the probability"
+    )
 
 
-@_has_load_bias.register
-def _(router: SigmoidTopKRouter) -> bool:
-    return router.bias_rate > 0
+@_check_load_bias.register
+def _(router: SigmoidTopKRouter) -> None:
+    require(
+        router.bias_rate > 0,
+        "--asleep: model.moe.router.bias_rate",
+        router.bias_rate,
+        "above 0",
+        "the bias that it moves wakes the new experts",
+    )
 
 
 def _check_expert(expert: int, number: int, layer: str) -> None:
@@ -271,48 +292,54 @@ def _check_expert(expert: int, number: int, layer: str) -> None:
 
 def _shared(config: ModelConfig, copies: int, option: str) -> dict[str, RouterConfig | None]:
     assert config.moe is not None
-
-    def change(router: RouterConfig) -> RouterConfig:
-        found = halved(router, copies)
-        if found is None:
-            raise UserError(
-                f"{option}: model.moe.router.kind = {router.kind!r} cannot choose {copies} equal "
-                "experts together; switch, top_k, noisy_top_k, top2 and sigmoid_top_k can"
-            )
-        return found
-
-    return all_routers(config.moe, change)
-
-
-def _first_of(copies: int, numbers: Mapping[str, int]) -> str:
-    same = len(set(numbers.values())) == 1
-    return _kept(range(0, next(iter(numbers.values())) * copies, copies), same)
-
-
-def _fewer(back: str, config: ModelConfig) -> str:
-    """And then as few choices as before, where that makes the old router of the new one."""
-    moe = config.moe
-    assert moe is not None
-    if moe.decoder_router is not None or _has_scores(moe.router):
-        return ""
-    return f"{back} && turnout surgery choices {{out}} --out {{out}}-2 --k {moe.router.active}"
+    found: dict[str, RouterConfig | None] = {}
+    for name in ("router", "decoder_router"):
+        router = getattr(config.moe, name)
+        found[name] = None if router is None else halved(router, copies)
+        if router is not None and found[name] is None:
+            raise UserError(f"{option}: model.moe.{name}.{_why_not(router, copies)}")
+    return found
 
 
 @singledispatch
-def _has_scores(router: RouterConfig) -> bool:
-    """Whether raw weights are no shares, so that copies changed their scale."""
-    return False
+def _why_not(router: RouterConfig, copies: int) -> str:
+    return (
+        f"kind = {router.kind!r} cannot choose {copies} equal experts together; switch, top_k, "
+        "noisy_top_k, top2 and sigmoid_top_k can"
+    )
 
 
-@_has_scores.register
-def _(router: SigmoidTopKRouter) -> bool:
-    return router.weights == "raw"
+@_why_not.register
+def _(router: Top2Router, copies: int) -> str:
+    return (
+        f"second_in_evaluation = {router.second_in_evaluation!r}: must be 'all', or some of "
+        f"{copies} equal experts are not taken"
+    )
 
 
-def _kept(experts: Sequence[int], same: bool) -> str:
+def _first_of(
+    copies: int, numbers: Mapping[str, int], run: str = "{run}", out: str = "{out}"
+) -> str:
+    same = len(set(numbers.values())) == 1
+    return _kept(range(0, next(iter(numbers.values())) * copies, copies), same, run, out)
+
+
+def _fewer(copies: int, config: ModelConfig, routers: Mapping[str, Any]) -> str:
+    """As few choices as before, of which there may be more than experts then, and the first of
+    each; where that makes the old router of the new one."""
+    moe = config.moe
+    assert moe is not None
+    many = replace(moe, num_experts=moe.num_experts * copies, pyramid=(), **routers)
+    pruned = _first_of(copies, counts(config), "{out}", "{out}-2")
+    if not pruned or not goes_back(moe, many):
+        return ""
+    return f"{{turnout}} surgery choices {{run}} --out {{out}} --k {moe.router.active} && {pruned}"
+
+
+def _kept(experts: Sequence[int], same: bool, run: str = "{run}", out: str = "{out}") -> str:
     """The command that keeps these, where it is the same in every layer."""
     words = ",".join(map(str, experts))
-    return f"turnout surgery prune {{run}} --out {{out}} --experts {words}" if same else ""
+    return f"{{turnout}} surgery prune {run} --out {out} --experts {words}" if same else ""
 
 
 def _plain(scores: Scores) -> dict[str, list[float]]:

@@ -1,6 +1,7 @@
 """An operation from its sources to a new run's folder and its receipt; nothing is left behind where
 it fails."""
 
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from turnout.checkpoint import folders
 from turnout.checkpoint.stream import Planned
 from turnout.config import io
 from turnout.config.errors import UserError
+from turnout.config.model import ModelConfig
 from turnout.config.train import RunConfig
 from turnout.convert.api import load
 from turnout.convert.conversion import SHARD, arriving
@@ -24,7 +26,7 @@ from turnout.surgery.base import Expectation, Surgery
 from turnout.surgery.branches import require_alike
 from turnout.surgery.changes import Kept
 from turnout.surgery.compare import Comparison, compare
-from turnout.surgery.opened import Opened
+from turnout.surgery.opened import Opened, require_one_text
 from turnout.surgery.plan import Plan, plan
 from turnout.surgery.receipt import Origin, Receipt, Size
 from turnout.surgery.rows import Rows, of_old
@@ -33,6 +35,7 @@ from turnout.train.control import Control
 
 Optimizer = Literal["keep", "drop"]
 RowsOf = Callable[[RunConfig], Rows]
+TIES = 1e-3  # of the largest logit: more than choices that tie are likely to make
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Job:
         overrides: dotted options over the new configuration.
         optimizer: whether its state is taken along; the run then goes on at the step where it was.
         rows: what old and new are compared on, by the new configuration; None for no comparison.
+        command: what the program is called by, in commands that are printed.
     """
 
     surgery: Surgery
@@ -51,6 +55,7 @@ class Job:
     optimizer: Optimizer = "drop"
     rows: RowsOf | None = None
     shard: int = SHARD
+    command: str = "turnout"
 
     def planned(self) -> "Operation":
         """Everything that can be said and refused before a tensor is read.
@@ -60,6 +65,9 @@ class Job:
         """
         first = self.sources[0]
         require_alike([s.path for s in self.sources], [s.run.model for s in self.sources])
+        notes = require_one_text(self.sources)
+        for name in self.overrides:
+            _check_own(name)
         new = io.override(self.surgery.run(first.run), self.overrides)
         keeps = self.optimizer == "keep"
         if keeps and (first.native is None or len(self.sources) > 1):
@@ -70,7 +78,13 @@ class Job:
             tensors = [AsTrained(native)]
         found = plan(self.surgery, first.run, new, tensors)
         states = taken_along(found, native) if keeps and native is not None else nothing(found)
-        expectation = self.surgery.expected(first.run.model, new.model)
+        if keeps and not _same_text(first, new):
+            raise UserError(
+                f"--optimizer keep: goes on in the text of {first.path} where it stopped, and the "
+                "new run's data is another; leave it out, and the optimiser begins anew"
+            )
+        expectation = _expectation(self.surgery, first.run.model, new.model)
+        expectation = replace(expectation, notes=(*expectation.notes, *notes, *_widened(found)))
         return Operation(self, found, states, tuple(tensors), expectation)
 
 
@@ -87,8 +101,7 @@ class Operation:
     @property
     def resumable(self) -> bool:
         """Whether training can go on with what is written, on the same text."""
-        first = self.job.sources[0]
-        return first.has_text and self.plan.run.data == first.run.data
+        return _same_text(self.job.sources[0], self.plan.run)
 
     def receipt(self) -> Receipt:
         """What is known before anything is measured."""
@@ -110,7 +123,7 @@ class Operation:
             drawn=drawn,
             left=self.plan.left,
             optimizer=self._optimizer(),
-            back=self.expectation.back,
+            back=self.expectation.back.replace("{turnout}", job.command),
             notes=self.expectation.notes,
         )
 
@@ -125,13 +138,13 @@ class Operation:
                 where it was not to.
         """
         receipt = self.receipt()
-        filled = receipt.back.replace("{run}", str(target)).replace("{out}", f"{target}-back")
+        back = _filled(receipt.back, run=str(target), out=f"{target}-back")
         with arriving(target) as place:
             self._write(place)
             if self.job.rows is not None:
                 receipt = self._compared(receipt, place, self.job.rows(self.plan.run))
-            shown = tuple(command.replace("{out}", str(target)) for command in commands)
-            receipt = replace(receipt, back=filled, next=shown)
+            shown = tuple(_filled(command, out=str(target)) for command in commands)
+            receipt = replace(receipt, back=back, next=shown)
             receipt.write(place)
         return receipt
 
@@ -185,7 +198,7 @@ class Operation:
         if self.expectation.preserved:
             found[0] = self._held_to(found[0], rows)
             if not found[0].preserved:
-                raise UserError(_broken(receipt, found[0]))
+                raise UserError(_broken(receipt, found[0], self.job.overrides))
         origins = receipt.sources
         if len(found) > 1:
             bits = (each.bits_before for each in found)
@@ -235,12 +248,56 @@ def _origin(source: Opened) -> Origin:
     return Origin(source.path, source.sha256, model.num_params(), model.num_active_params())
 
 
-def _broken(receipt: Receipt, found: Comparison) -> str:
+def _broken(receipt: Receipt, found: Comparison, overrides: Mapping[str, str]) -> str:
+    options = [f"--{name}" for name in overrides if name.startswith("model.")]
+    cause = ""
+    if options:
+        cause = f"; leave out {', '.join(options)}, which can change the function"
+    elif found.logits < TIES:
+        cause = "; a router whose choices tie or nearly tie can do that"
     return (
         f"{receipt.operation}: the function was to stay ({receipt.why}), and the largest logit "
         f"difference is {found.logits:.1e} of the largest logit, above {found.bound:.1e}: nothing "
-        "is written; a router whose choices tie or nearly tie can do that"
+        f"is written{cause}"
     )
+
+
+def _check_own(name: str) -> None:
+    """An option that says how weights are trained has no effect on what surgery writes."""
+    if name.partition(".")[0] in ("lora", "start", "distillation") or name == "train.trained":
+        raise UserError(
+            f"--{name.replace('_', '-')}: goes with training, as in `turnout finetune`; surgery "
+            "makes weights that stand alone"
+        )
+
+
+def _same_text(first: Opened, new: RunConfig) -> bool:
+    return first.has_text and new.data == first.run.data
+
+
+def _expectation(surgery: Surgery, old: ModelConfig, new: ModelConfig) -> Expectation:
+    """The surgery's own, unless an option changes what evaluation multiplies experts by."""
+    found = surgery.expected(old, new)
+    if old.moe is None or new.moe is None or old.moe.output_masking == new.moe.output_masking:
+        return found
+    why = "evaluation multiplies what experts add by 1 - model.moe.output_masking, which is another"
+    return replace(found, preserved=False, why=why if found.preserved else found.why)
+
+
+def _widened(found: Plan) -> tuple[str, ...]:
+    if not found.widened:
+        return ()
+    return (
+        f"{len(found.widened)} tensors such as {found.widened[0]} are float32, wider than before: "
+        "what they are multiplied by is no power of two, and rounding would change the function",
+    )
+
+
+def _filled(template: str, **folders: str) -> str:
+    """A command with folders as a shell reads them."""
+    for name, folder in folders.items():
+        template = template.replace(f"{{{name}}}", shlex.quote(folder))
+    return template
 
 
 def loaded(source: Opened) -> Model:

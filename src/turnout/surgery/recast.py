@@ -64,11 +64,6 @@ class Recast(Surgery):
         others: dict[str, Any] = dict(self.routers)
         if self.parts > 1:
             network = next(iter(layers.values())).network
-            if network.d_ff % self.parts:
-                raise UserError(
-                    f"--parts {self.parts}: must be a divisor of the experts' hidden units "
-                    f"({network.d_ff})"
-                )
             others["expert"] = replace(network, d_ff=network.d_ff // self.parts)
         numbers = {name: len(blends) for name, blends in self.blends.items()}
         return replace(old, moe=with_counts(old, numbers, others))

@@ -1,6 +1,7 @@
 """What surgery asks of routers: which have a row an expert, which choose more or fewer, whose
 combine weights add up to one."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import singledispatch
@@ -68,15 +69,15 @@ def with_k(router: RouterConfig, k: int) -> RouterConfig:
 
 @with_k.register
 def _(
-    router: TopKRouter
-    | SigmoidTopKRouter
-    | NoisyTopKRouter
-    | NullExpertsRouter
-    | ThorRouter
-    | TaskRouter,
-    k: int,
+    router: NoisyTopKRouter | NullExpertsRouter | ThorRouter | TaskRouter, k: int
 ) -> RouterConfig:
     return replace(router, k=k)
+
+
+@with_k.register
+def _(router: TopKRouter | SigmoidTopKRouter, k: int) -> RouterConfig:
+    """One choice has raw weights: a renormalised one would always be 1."""
+    return replace(router, k=k, weights="raw") if k == 1 else replace(router, k=k)
 
 
 @with_k.register
@@ -96,9 +97,49 @@ def _(router: Top2Router, k: int) -> RouterConfig:
     return TopKRouter(k, weights, exploration=router.exploration)
 
 
+def goes_back(old: MoEConfig, new: MoEConfig) -> bool:
+    """Whether ``new``, with as many choices as ``old``, routes as ``old`` in training too."""
+    try:
+        again = all_routers(new, lambda router: with_k(router, old.router.active))
+    except UserError:
+        return False
+    wanted = all_routers(old, lambda router: router)
+    return all(_same(again[name], wanted[name]) for name in wanted)
+
+
+def _same(one: RouterConfig | None, other: RouterConfig | None) -> bool:
+    return one == other or (one is not None and other is not None and _plain(one) == _plain(other))
+
+
+@singledispatch
+def _plain(router: RouterConfig) -> RouterConfig:
+    """The one of several configurations of the same router."""
+    return router
+
+
+@_plain.register
+def _(router: SwitchRouter) -> RouterConfig:
+    return TopKRouter(1, "raw", exploration=router.exploration, bias=router.bias)
+
+
+@_plain.register
+def _(router: Top2Router) -> RouterConfig:
+    if (router.second, router.second_in_evaluation) == ("all", "all"):
+        return TopKRouter(2, exploration=router.exploration)
+    return router
+
+
+def whole(moe: MoEConfig) -> bool:
+    """Whether a token's combine weights add up to 1 in evaluation, when nothing is dropped."""
+    if moe.output_masking > 0:  # all weights times what masking leaves
+        return False
+    chosen = moe.router.kind != ExpertChoiceRouter.kind  # which may leave a token without any
+    return sums_to_one(moe.router) or (moe.weights_after_drops and chosen)
+
+
 @singledispatch
 def sums_to_one(router: RouterConfig) -> bool:
-    """Whether a token's combine weights add up to 1 in evaluation, when nothing is dropped."""
+    """Whether the weights that a router gives a token add up to 1 in evaluation."""
     return False
 
 
@@ -174,10 +215,17 @@ def never_drops(config: ModelConfig) -> bool:
     return moe is None or (moe.eval_capacity_factor is None and moe.eval_slots is None)
 
 
+def expected_weight(moe: MoEConfig) -> float:
+    """What a token's combine weights add up to in evaluation behind a router that knows nothing,
+    whose logits are all 0."""
+    given = 1.0 if moe.weights_after_drops else shrinks(moe.router, moe.num_experts)
+    return given * (1.0 - moe.output_masking)
+
+
 @singledispatch
 def shrinks(router: RouterConfig, experts: int) -> float:
-    """What a token's combine weights add up to behind a router that knows nothing: 1, or the share
-    of the experts that it chooses."""
+    """The same of the weights that the router gives: 1, or the share of the experts that it
+    chooses."""
     return 1.0 if sums_to_one(router) else min(router.active / experts, 1.0)
 
 
@@ -196,6 +244,29 @@ def _(router: SigmoidTopKRouter, experts: int) -> float:
 def _(router: BaseRouter, experts: int) -> float:
     """The weight of the one expert is a sigmoid (2103.16716)."""
     return 0.5
+
+
+@shrinks.register
+def _(router: Top2Router, experts: int) -> float:
+    """Each of the two has half of the weight; the second may be declined."""
+    policy = router.second_in_evaluation
+    taken = policy == "all" or (policy == "threshold" and router.threshold < 0.5)
+    return 1.0 if taken else 0.5
+
+
+@shrinks.register
+def _(router: TopPRouter, experts: int) -> float:
+    """Experts of probability 1 / E are taken until they add up to p."""
+    if router.weights == "renormalised":
+        return 1.0
+    taken = math.ceil(round(router.p * experts, 9))  # 0.7 * 10 is above 7 in floating point
+    return min(taken, router.most, experts) / experts
+
+
+@shrinks.register
+def _(router: DenseToSparseRouter, experts: int) -> float:
+    """All experts are above the threshold."""
+    return 1.0
 
 
 @singledispatch

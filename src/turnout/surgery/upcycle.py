@@ -23,10 +23,11 @@ from turnout.config.routers import (
 )
 from turnout.config.train import RunConfig
 from turnout.surgery.base import Expectation, Rules, Surgery, one
+from turnout.surgery.bounds import finite, most_experts
 from turnout.surgery.changes import Blend, Draw, Drawn, Remade, seed_of
 from turnout.surgery.fresh import Fresh
 from turnout.surgery.layers import HIDDEN, Layer, experts_of, sparse_layers
-from turnout.surgery.routers import BY_ROW, never_drops, shrinks, sums_to_one
+from turnout.surgery.routers import BY_ROW, expected_weight, never_drops, whole
 
 ROUTER_STD = 0.02  # of Flaxformer's routers, which the paper's runs began with
 FIXED = (LabelRouter.kind, ThorRouter.kind)  # they route without a weight
@@ -57,7 +58,8 @@ class Sparse:
     def __post_init__(self) -> None:
         for name in ("experts", "k", "split"):
             require(getattr(self, name) >= 1, f"--{name}", getattr(self, name), "at least 1")
-        require(self.router_std >= 0, "--router-std", self.router_std, "at least 0")
+        most_experts("--experts", self.experts, self.experts * self.split)
+        finite("--router-std", self.router_std)
         require(
             self.k <= self.experts,
             "--k",
@@ -174,8 +176,8 @@ class Upcycle(Surgery):
 
     Attributes:
         noise: standard deviation of what is added to each copy, relative to that of the weight.
-        scale_out: whether to multiply the experts' outputs by what raw combine weights are
-            expected to shrink them by, E / k behind a router that knows nothing yet.
+        scale_out: whether to divide the experts' outputs by what combine weights are expected to
+            add up to, k / E of raw ones behind a router that knows nothing yet.
     """
 
     sparse: Sparse
@@ -185,7 +187,7 @@ class Upcycle(Surgery):
     kind = "upcycle"
 
     def run(self, old: RunConfig) -> RunConfig:
-        require(self.noise >= 0, "--noise", self.noise, "at least 0")
+        finite("--noise", self.noise)
         return self.sparse.run(old)
 
     def rules(self, old: ModelConfig, new: ModelConfig) -> Rules:
@@ -212,30 +214,38 @@ class Upcycle(Surgery):
 
     def expected(self, old: ModelConfig, new: ModelConfig) -> Expectation:
         assert new.moe is not None
-        layers = sparse_layers(new).values()
-        whole = all(layer.moe and sums_to_one(layer.moe.router) for layer in layers)
         notes = [ADVICE]
         if self.sparse.router_std == 0:
             notes.append(
                 "--router-std 0: all logits are equal, so that every token takes the first experts "
                 "and no other is ever trained"
             )
-        preserved = whole and self.noise == 0 and not self.scale_out and never_drops(new)
-        if preserved:
-            why = "all experts are equal and their combine weights add up to 1"
-        elif self.noise > 0:
-            why = f"noise of {self.noise:g} of each weight's deviation"
-        elif self.scale_out:
-            why = "outputs are scaled by the expected combine weight, which each token misses"
-        elif not whole:
-            why = (
-                "raw combine weights add up to less than 1 and shrink what the layer adds, at "
-                "first to about k / E; renormalised ones or --scale-out keep it"
+        why = self._changes(new)
+        kept = "all experts are equal and their combine weights add up to 1"
+        back = "{turnout} surgery dense {run} --out {out} --expert 0" if self._copied(new) else ""
+        return Expectation(not why, why or kept, back, tuple(notes))
+
+    def _changes(self, new: ModelConfig) -> str:
+        """What changes the function; nothing where it stays."""
+        layers = [layer.moe for layer in sparse_layers(new).values() if layer.moe is not None]
+        if self.noise > 0:
+            return f"noise of {self.noise:g} of each weight's deviation"
+        if self._scaled(new):
+            return (
+                "outputs are divided by what combine weights are expected to add up to, which is "
+                "right on average and not for each token"
             )
-        else:
-            why = "evaluation has a capacity, and drops tokens"
-        back = "turnout surgery dense {run} --out {out} --expert 0" if self._whole(new) else ""
-        return Expectation(preserved, why, back, tuple(notes))
+        if any(moe.output_masking > 0 for moe in layers):
+            return "evaluation multiplies what experts add by 1 - model.moe.output_masking"
+        if not all(map(whole, layers)):
+            least = min(map(expected_weight, layers))
+            if least >= 1:
+                return f"combine weights add up to about {least:.3g}, and not for every token"
+            return (
+                f"combine weights add up to less than 1, at first to about {least:.3g}, which "
+                "shrinks what the layer adds; renormalised ones or --scale-out keep it"
+            )
+        return "" if never_drops(new) else "evaluation has a capacity, and drops tokens"
 
     def arguments(self) -> Mapping[str, Any]:
         return asdict(self)
@@ -243,16 +253,18 @@ class Upcycle(Surgery):
     def old_labels(self) -> Sequence[int] | None:
         return None
 
-    def _whole(self, new: ModelConfig) -> bool:
+    def _copied(self, new: ModelConfig) -> bool:
         """Whether an expert is the network that it came from, to the bit."""
-        scaled = any(self._scale(layer) != 1 for layer in sparse_layers(new).values())
-        return self.noise == 0 and self.sparse.split == 1 and not scaled
+        return self.noise == 0 and self.sparse.split == 1 and not self._scaled(new)
+
+    def _scaled(self, new: ModelConfig) -> bool:
+        return any(self._scale(layer) != 1 for layer in sparse_layers(new).values())
 
     def _scale(self, layer: Layer) -> float:
         if not self.scale_out:
             return 1.0
         assert layer.moe is not None
-        return 1.0 / shrinks(layer.moe.router, layer.moe.num_experts)
+        return 1.0 / expected_weight(layer.moe)
 
 
 ADVICE = (
