@@ -63,6 +63,9 @@ def test_refusals_are_one_line(turnout: Turnout, run: list[str], tmp_path: Path)
         done = turnout("convert", "whole", "out", "--lora", word)
         assert (done.code, done.err.count("\n")) == (2, 1)
         assert "trains no adapters" in done.err
+    for words in (("--layout", "fused"), ("--shard-size", "1")):
+        done = turnout("convert", "whole", "out", "--lora", "adapter", *words)
+        assert done.code == 2 and f"error: {words[0]}: goes with a model; adapters" in done.err
     for words in (("--lora", "base", "--verify"), ("--lora", "adapter", "--dtype", "bfloat16")):
         done = turnout("convert", "whole", "out", *words)
         assert (done.code, done.err.count("\n")) == (2, 1)

@@ -1,6 +1,7 @@
 """``turnout convert``: between a run's folder and a Hugging Face one."""
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ def run(arguments: Sequence[str]) -> int:
     from turnout.convert.folder import is_foreign
     from turnout.convert.hub import located
 
-    if options.shard_size <= 0:
+    if options.shard_size is not None and options.shard_size <= 0:
         raise UserError(f"--shard-size = {options.shard_size}: must be above 0, in GB")
     source, target = located(options.source), Path(options.target)
     if str(source) != options.source:
@@ -48,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.verify:
         _verify(source if foreign else target, target if foreign else source)
     if foreign:
-        print(f"next: {command()} generate {target} --prompt ...")
+        print(f"next: {command()} generate {shlex.quote(str(target))} --prompt ...")
     else:
         print(f"next: {written.family.architectures[0]}.from_pretrained({str(target)!r})")
     return 0
@@ -69,15 +70,12 @@ def _parser() -> Parser:
     parser.add_argument(
         "--layout",
         choices=("experts", "fused"),
-        default="experts",
         help="of Hugging Face experts: a tensor an expert (default), or all of a layer in one",
     )
     parser.add_argument(
         "--dtype", choices=DTYPES, help="of a Hugging Face folder's weights; default: as they are"
     )
-    parser.add_argument(
-        "--shard-size", type=float, default=5.0, metavar="GB", help="most of a file; default 5"
-    )
+    parser.add_argument("--shard-size", type=float, metavar="GB", help="most of a file; default 5")
     parser.add_argument(
         "--imitate",
         choices=("transformers",),
@@ -102,8 +100,7 @@ def _to_native(source: Path, target: Path, options: argparse.Namespace) -> "Writ
 
     foreign = open_foreign(source)
     mapped = map_foreign(foreign, options.imitate)
-    size = int(options.shard_size * 1e9)
-    return to_native(foreign, mapped, target, shard=size, progress=_progress())
+    return to_native(foreign, mapped, target, shard=_shard(options), progress=_progress())
 
 
 def _back(source: Path, target: Path, options: argparse.Namespace) -> "Written":
@@ -118,11 +115,16 @@ def _back(source: Path, target: Path, options: argparse.Namespace) -> "Written":
     return to_foreign(
         native,
         target,
-        layout=options.layout,
+        layout=options.layout or "experts",
         dtype=None if options.dtype is None else getattr(torch, options.dtype),
-        shard=int(options.shard_size * 1e9),
+        shard=_shard(options),
         progress=_progress(),
     )
+
+
+def _shard(options: argparse.Namespace) -> int:
+    """Most bytes of a file."""
+    return int((5.0 if options.shard_size is None else options.shard_size) * 1e9)
 
 
 def _adapter(source: Path, target: Path, options: argparse.Namespace) -> int:
@@ -130,6 +132,12 @@ def _adapter(source: Path, target: Path, options: argparse.Namespace) -> int:
 
     if options.dtype is not None:
         raise UserError("--dtype: goes with a model; adapters are written as they are")
+    for name in ("layout", "shard_size"):
+        if getattr(options, name) is not None:
+            raise UserError(
+                f"--{name.replace('_', '-')}: goes with a model; adapters are one file, whose "
+                "names are peft's"
+            )
     saved = save_adapter(source, target)
     count = len(saved.names)
     print(f"{saved.folder}: adapters of {count} tensors of a {saved.family.model_type}")
