@@ -45,6 +45,18 @@ def close(one: Tensor, other: Tensor, share: float = 1e-5) -> None:
     assert float((one - other).abs().max()) <= share * float(other.abs().max())
 
 
+def test_what_was_frozen_before_is_frozen_after() -> None:
+    name = next(iter(CASES))
+    model = plain(name)
+    model.embedding.requires_grad_(False)
+    before = {each: weight.requires_grad for each, weight in model.named_parameters()}
+    assert set(before.values()) == {True, False}
+    adapters.adapt(model, ALL, seed=0)
+    for found in (adapters.merged(model), adapters.merge(model)):
+        after = {each: weight.requires_grad for each, weight in found.named_parameters()}
+        assert after == before
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_merged_is_unmerged(name: str) -> None:
     """ReLU, gated and biased experts, experts in attention, shared experts, latents, routers."""

@@ -97,6 +97,7 @@ def adapt(model: Model, config: LoraConfig, seed: int) -> Report:
     for name in names:
         module, matrix = places[name]
         _check_rank(name, module.get_parameter(matrix), config.rank)
+    model.frozen = frozenset(n for n, p in model.named_parameters() if not p.requires_grad)
     model.requires_grad_(False)
     generator = torch.Generator(model.embedding.weight.device).manual_seed((seed + SALT) % 2**63)
     for name in names:
@@ -145,7 +146,7 @@ def report(model: Model) -> Report:
 @torch.no_grad()
 def merge(model: Model) -> Model:
     """Adds every adapter to its matrix, in float32 and in place, and takes it away; all parameters
-    train again. Without adapters it does nothing."""
+    train again but those that did not before. Without adapters it does nothing."""
     found = [each for each in _matrices(model) if each[1]._modules.get(each[2] + MARK) is not None]
     for _, module, matrix in found:
         adapter = module.get_submodule(matrix + MARK)
@@ -153,7 +154,10 @@ def merge(model: Model) -> Model:
         weight = module.get_parameter(matrix)
         weight.add_(adapter.delta().to(weight.dtype))
         setattr(module, matrix + MARK, None)
-    return model.requires_grad_(True) if found else model
+    if found:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name not in model.frozen)
+    return model
 
 
 def merged(model: Model) -> Model:

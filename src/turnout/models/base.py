@@ -32,6 +32,7 @@ class Model(nn.Module, ABC):
         head: the output weights; None where they are those of the embedding.
         logits_scale: factor on the logits, beside that of a shared embedding.
         packed_embedding: that of a shared embedding in ``prepared`` models.
+        frozen: parameters that did not train when adapters froze all; merging leaves them so.
     """
 
     config: ModelConfig
@@ -41,6 +42,7 @@ class Model(nn.Module, ABC):
     head: Linear | None
     logits_scale: float = 1.0
     packed_embedding: Tensor | None = None
+    frozen: frozenset[str] = frozenset()
 
     @abstractmethod
     def forward(
