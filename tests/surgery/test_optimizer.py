@@ -111,7 +111,8 @@ def test_grown_runs_train_on(optimizer, fresh, runs, tmp_path):
     run = runs()
     config = config_of(run).model
     of = None if fresh else {name: [0] for name in counts(config)}
-    operate(experts.grow(config, 2, of, noise=0.1), run, tmp_path / "out", optimizer)
+    noise = 0.0 if fresh else 0.1
+    operate(experts.grow(config, 2, of, noise), run, tmp_path / "out", optimizer)
     meta = load_meta(folders.latest(tmp_path / "out"))
     assert meta["step"] == (3 if optimizer == "keep" else 0)
     more = config_of(tmp_path / "out", **{"train.steps": "5"})
