@@ -34,7 +34,7 @@ SIZES = [2, pytest.param(4, marks=pytest.mark.slow)]
 WORDS = (("router",), ("experts",), ("*.experts.*[1,2]", "attention"), ("decoder.blocks.1.*",))
 ALL = LoraConfig(rank=4, alpha=8.0, targets=("all",))
 OPTIMIZERS: tuple[OptimizerConfig, ...] = (
-    AdamWConfig(epsilon=1e-4),
+    AdamWConfig(epsilon=1e-3),  # above what rounding leaves of a gradient
     AdafactorConfig(learning_rate=0.01, min_factored=4, epsilon1=1e-8),
 )
 
