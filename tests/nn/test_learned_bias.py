@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.nn.rounding import assert_rounded
 from turnout.nn import learned_bias
 
 SHAPES = {
@@ -52,18 +53,11 @@ def test_values_and_gradients(shape, dtype, part, monkeypatch):
     found = learned_bias.attention(*leaves, 0.3)
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
     expected = written_out(*exact, 0.3)
-    # bfloat16 has 8 bits: results of sums of rounded terms are off by some units of the last.
-    bound = {torch.float32: 2e-6, torch.bfloat16: 3e-2}[dtype]
-    pairs = zip(
+    assert_rounded(
         (found, *torch.autograd.grad(found, leaves, upstream)),
         (expected, *torch.autograd.grad(expected, exact, upstream.double())),
-        strict=True,
+        dtype,
     )
-    for one, other in pairs:
-        assert one.dtype == dtype
-        one, other = one.detach(), other.detach()
-        scale = max(float(other.abs().max()), 1.0)
-        assert float((one.double() - other).abs().max()) <= bound * scale
 
 
 def test_no_rows_at_all():
