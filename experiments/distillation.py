@@ -4,8 +4,9 @@
 
 For every seed: the teacher (8 experts), the dense twin, and three students of the twin's form:
 the teacher's weights that are no experts' and the mixed loss; the mixed loss alone; those weights
-alone, which is the control. Every run takes the same steps on the same text. Three seeds, stated
-before.
+alone, which is the control. A second control says what the steps behind those weights are worth:
+the twin that goes on from its own. Every run takes the same steps on the same text. Three seeds,
+stated before.
 """
 
 import sys
@@ -28,9 +29,14 @@ from turnout.finetune.gain import Kept, RowLoss, gain_kept, row_loss
 
 PRESET, SEEDS, STEPS, ROWS = "switch_tiny", (1, 2, 3), 800, 8
 TEACHER, DENSE = "teacher", "dense"
-STUDENTS = ("initialisation and loss", "loss only", "control (initialisation)")
+STUDENTS = (
+    "initialisation and loss",
+    "loss only",
+    "control (initialisation)",
+    "control (dense goes on)",
+)
 # 2101.03961, tables 6 and 7; the control: (-1.639 + 1.636) / (-1.444 + 1.636).
-PAPER = dict(zip(STUDENTS, ("29% (27 to 37% over teachers)", "3%", "-2%"), strict=True))
+PAPER = dict(zip(STUDENTS, ("29% (27 to 37% over teachers)", "3%", "-2%", ""), strict=True))
 
 
 def base() -> RunConfig:
@@ -43,17 +49,18 @@ def base() -> RunConfig:
 
 
 def configs(folder: Path, seed: int) -> dict[str, RunConfig]:
-    """All arms of a seed; students come after their teacher."""
-    teacher = str(folder / Cell(TEACHER, seed, ()).name)
+    """All arms of a seed; students come after the teacher and the twin."""
+    teacher, twin = (str(folder / Cell(arm, seed, ()).name) for arm in (TEACHER, DENSE))
     sparse, dense = base(), dense_twin(base())
     shared, taught = StartConfig(teacher, "shared"), DistillationConfig(teacher)
-    both, loss, control = STUDENTS
+    both, loss, control, longer = STUDENTS
     return {
         TEACHER: sparse,
         DENSE: dense,
         both: replace(dense, start=shared, distillation=taught),
         loss: replace(dense, distillation=taught),
         control: replace(dense, start=shared),
+        longer: replace(dense, start=StartConfig(twin)),
     }
 
 

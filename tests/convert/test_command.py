@@ -59,6 +59,7 @@ def test_a_difference_is_seen(tmp_path):
     ("options", "message"),
     [
         (["--dtype", "bfloat16"], "--dtype: goes with a Hugging Face target"),
+        (["--layout", "fused"], "--layout: goes with a Hugging Face target"),
         (["--shard-size", "0"], "--shard-size = 0.0: must be above 0"),
         (["--layout", "rows"], "--layout"),
     ],

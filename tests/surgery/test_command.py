@@ -120,11 +120,22 @@ def test_other_text_and_no_comparison(runs, surgery, text_folder):
     assert receipt("b")["compared"] is None
 
 
+def test_what_the_way_back_leaves_is_said(runs, surgery):
+    more = ("--model.moe.train_capacity_factor", 3)
+    code, said, _ = surgery("clone", runs(), "--copies", 2, "--dry-run", *more)
+    assert code == 0
+    assert "way back leaves --model.moe.train_capacity_factor as it is in the new run" in said
+    assert "way back leaves" not in surgery("clone", runs(), "--copies", 2, "--dry-run")[1]
+
+
 def test_a_dry_run_writes_nothing(runs, surgery, tmp_path):
     code, said, _ = surgery("upcycle", runs(dense=True), "--experts", 4, "--dry-run")
     assert code == 0 and "nothing written" in said and not list(tmp_path.iterdir())
     numbers = next(line for line in said.splitlines() if "parameters" in line and "  " in line)
     assert f"{config_of(runs(dense=True)).num_params():,}" in said and numbers
+    assert "surgery dense OUT --out OUT-back --expert 0" in said
+    named = surgery("upcycle", runs(dense=True), "--experts", 4, "--dry-run", "--out", "new")[1]
+    assert "surgery dense new --out new-back" in named and not list(tmp_path.iterdir())
 
 
 def test_two_runs_become_one_and_are_mixed(runs, surgery):

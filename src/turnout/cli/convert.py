@@ -33,14 +33,7 @@ def run(arguments: Sequence[str]) -> int:
     if str(source) != options.source:
         print(f"{options.source}: in {source}")
     foreign = is_foreign(source)
-    if foreign and options.dtype is not None:
-        raise UserError("--dtype: goes with a Hugging Face target; a run keeps the dtypes it gets")
-    if not foreign and options.imitate is not None:
-        raise UserError("--imitate: goes with a Hugging Face source; a run says how it evaluates")
-    if foreign and options.lora is not None:
-        raise UserError("--lora: goes with a run that trains adapters; its checkpoint holds both")
-    if options.lora in ("base", "adapter") and options.verify:
-        raise UserError(f"--verify: goes with the whole model, not with --lora {options.lora}")
+    _refuse_stray(options, foreign)
     if options.lora == "adapter":
         return _adapter(source, target, options)
     written = _to_native(source, target, options) if foreign else _back(source, target, options)
@@ -91,6 +84,20 @@ def _parser() -> Parser:
         "--verify", action="store_true", help="compare with transformers at the end"
     )
     return parser
+
+
+def _refuse_stray(options: argparse.Namespace, foreign: bool) -> None:
+    """Options that say nothing about this source."""
+    if foreign and options.dtype is not None:
+        raise UserError("--dtype: goes with a Hugging Face target; a run keeps the dtypes it gets")
+    if foreign and options.layout is not None:
+        raise UserError("--layout: goes with a Hugging Face target; a run has a layout of its own")
+    if not foreign and options.imitate is not None:
+        raise UserError("--imitate: goes with a Hugging Face source; a run says how it evaluates")
+    if foreign and options.lora is not None:
+        raise UserError("--lora: goes with a run that trains adapters; its checkpoint holds both")
+    if options.lora in ("base", "adapter") and options.verify:
+        raise UserError(f"--verify: goes with the whole model, not with --lora {options.lora}")
 
 
 def _to_native(source: Path, target: Path, options: argparse.Namespace) -> "Written":

@@ -88,7 +88,7 @@ def _operate(name: str, kind: Kind, arguments: Sequence[str]) -> int:
     job = Job(surgery, sources, dotted, options.optimizer, compared, command=command())
     operation = job.planned()
     if options.dry_run:
-        show(operation.receipt(), None)
+        show(operation.receipt().placed(options.out or "OUT"), None)
         return 0
     target = Path(options.out)
     show(operation.write(target, _next(operation, options.optimizer)), target)

@@ -1,7 +1,6 @@
 """An operation from its sources to a new run's folder and its receipt; nothing is left behind where
 it fails."""
 
-import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -124,7 +123,7 @@ class Operation:
             left=self.plan.left,
             optimizer=self._optimizer(),
             back=self.expectation.back.replace("{turnout}", job.command),
-            notes=self.expectation.notes,
+            notes=(*self.expectation.notes, *self._left_behind()),
         )
 
     def write(self, target: Path, commands: Sequence[str] = ()) -> Receipt:
@@ -137,16 +136,20 @@ class Operation:
             UserError: the target is there already, a tensor is damaged, or the function changed
                 where it was not to.
         """
-        receipt = self.receipt()
-        back = _filled(receipt.back, run=str(target), out=f"{target}-back")
+        receipt = replace(self.receipt(), next=tuple(commands)).placed(str(target))
         with arriving(target) as place:
             self._write(place)
             if self.job.rows is not None:
                 receipt = self._compared(receipt, place, self.job.rows(self.plan.run))
-            shown = tuple(_filled(command, out=str(target)) for command in commands)
-            receipt = replace(receipt, back=back, next=shown)
             receipt.write(place)
         return receipt
+
+    def _left_behind(self) -> tuple[str, ...]:
+        """What the way back does not undo."""
+        names = [f"--{name}" for name in self.job.overrides]
+        if not names or not self.expectation.back:
+            return ()
+        return (f"the way back leaves {', '.join(names)} as it is in the new run",)
 
     def _write(self, place: Path) -> None:
         first = self.job.sources[0]
@@ -291,13 +294,6 @@ def _widened(found: Plan) -> tuple[str, ...]:
         f"{len(found.widened)} tensors such as {found.widened[0]} are float32, wider than before: "
         "what they are multiplied by is no power of two, and rounding would change the function",
     )
-
-
-def _filled(template: str, **folders: str) -> str:
-    """A command with folders as a shell reads them."""
-    for name, folder in folders.items():
-        template = template.replace(f"{{{name}}}", shlex.quote(folder))
-    return template
 
 
 def loaded(source: Opened) -> Model:

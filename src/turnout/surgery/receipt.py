@@ -1,6 +1,7 @@
 """What an operation did, as plain data that a test can recompute from the two checkpoints."""
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -56,8 +57,9 @@ class Receipt:
         taken, made, drawn: how many tensors were taken over as they are, made of old ones, drawn.
         left: old tensors of which nothing was made.
         optimizer: what became of its state.
-        back: the command that undoes it; empty where nothing does.
-        next: commands.
+        back: the command that undoes it; empty where nothing does. ``{run}`` and ``{out}`` stand
+            for the folders until the receipt is ``placed``.
+        next: commands, with ``{out}`` alike.
     """
 
     operation: str
@@ -91,6 +93,11 @@ class Receipt:
         """The same after the models were compared."""
         return replace(self, compared=compared, sources=sources)
 
+    def placed(self, folder: str) -> "Receipt":
+        """The same with its commands' folders, where the new run is, or would be, in ``folder``."""
+        back = _filled(self.back, run=folder, out=f"{folder}-back")
+        return replace(self, back=back, next=tuple(_filled(each, out=folder) for each in self.next))
+
     def rows(self) -> Iterator[tuple[str, str, str]]:
         """Before and after, for a table."""
         yield "parameters", f"{self.before.parameters:,}", f"{self.after.parameters:,}"
@@ -119,6 +126,13 @@ class Receipt:
         yield f"way back: {self.back or 'none'}"
         yield from (f"note: {note}" for note in self.notes)
         yield from (f"next: {command}" for command in self.next)
+
+
+def _filled(template: str, **folders: str) -> str:
+    """A command with folders as a shell reads them."""
+    for name, folder in folders.items():
+        template = template.replace(f"{{{name}}}", shlex.quote(folder))
+    return template
 
 
 def _experts(size: Size) -> str:
