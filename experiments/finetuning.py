@@ -7,9 +7,10 @@ Both models of `switch_tiny` are trained on Python's library and WordNet's gloss
 and text. Then each is fine-tuned on closed-book facts and on `wic`: with the recipe's dropout and
 without that of the experts, and with a part of the weights alone; the rate and the batch are the
 same for both models. Stated before: the arms `all` and `no expert dropout` have three seeds, all
-others one; the scores are those of the best evaluation on held-out examples of training. `wic` is
-asked on its test split, 488 questions. Of the facts, a thousand are trained on, and 500 of these
-are asked (`memory`), and 500 of the test split, whose answers no example of training gives.
+others one. `wic` is asked on its test split, 488 questions. Of the facts, a thousand are trained
+on, and 500 of these are asked (`memory`), and 500 of the test split, on things that no example of
+training asks about. The scores are those of the last step: twenty held-out facts do not say when a
+model has remembered the others.
 """
 
 import json
@@ -137,31 +138,30 @@ def known(folder: Path) -> Path:
 
 def tune(folder: Path, cell: Tuned) -> None:
     """Fine-tunes and asks, unless that is done."""
-    place, started = folder / cell.name, time.time()
+    place, facts = folder / cell.name, folder / "known"
     if (place / "scores.json").is_file():
         return
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    subject, facts = str(folder / cell.model), folder / "known"
-    if cell.arm != "none":
-        options = {**TUNED, "train.seed": str(cell.seed)}
-        data = facts / "memory.jsonl" if cell.task == "facts" else WIC / "train.jsonl"
-        words = (word for name, value in options.items() for word in (f"--{name}", value))
-        arm = ARMS[cell.model][cell.arm]
-        call(place, "finetune", subject, "--data", str(data), "--out", str(place), *arm, *words)
-        best = json.loads((place / "finetune.json").read_text())["best"]
-        subject = str(place / "checkpoints" / best)
+    if not (place / "finetune.json").is_file():
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        if cell.arm != "none":
+            options = {**TUNED, "train.seed": str(cell.seed)}
+            data = facts / "memory.jsonl" if cell.task == "facts" else WIC / "train.jsonl"
+            words = [word for name, value in options.items() for word in (f"--{name}", value)]
+            words += ["--data", str(data), "--out", str(place), *ARMS[cell.model][cell.arm]]
+            call(place, "finetune", str(folder / cell.model), *words)
+    subject = folder / cell.model if cell.arm == "none" else place
     asked = {"facts": (facts / "memory.toml", FACTS, facts / "memory-words.toml"), "wic": (WIC,)}
     scores = place / "scores.part"
     how = ("--limit", str(LIMIT), "--split", "test", "--form", "text_to_text")
     tasks = map(str, asked[cell.task])
-    call(place, "eval", subject, "--task", *tasks, *how, "--json", str(scores))
-    (place / "seconds.json").write_text(json.dumps(time.time() - started))
+    call(place, "eval", str(subject), "--task", *tasks, *how, "--json", str(scores))
     scores.rename(place / "scores.json")
 
 
 def call(place: Path, *arguments: str) -> None:
-    """Raises RuntimeError where the command fails."""
+    """Notes the seconds that the command took; raises RuntimeError where it fails."""
+    started = time.time()
     print(f"{time.strftime('%H:%M:%S')} {place.name}: {arguments[0]}", file=sys.stderr, flush=True)
     with (place / "output.txt").open("a") as output:
         code = subprocess.run(
@@ -172,6 +172,14 @@ def call(place: Path, *arguments: str) -> None:
         ).returncode
     if code:
         raise RuntimeError(f"{place.name}: exit {code}, see {place / 'output.txt'}")
+    with (place / "seconds.txt").open("a") as file:
+        file.write(f"{arguments[0]} {time.time() - started:.1f}\n")
+
+
+def seconds(place: Path) -> float:
+    """Of a cell's commands, the last of each."""
+    lines = (place / "seconds.txt").read_text().splitlines()
+    return sum({command: float(taken) for command, taken in map(str.split, lines)}.values())
 
 
 def scores(place: Path) -> Scores:
@@ -236,14 +244,13 @@ def main(folder: Path, jobs: int) -> str:
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(lambda model: pretrain(folder, model), ARMS))
         list(pool.map(lambda cell: tune(folder, cell), cells()))
-    done = [cell for cell in cells() if (folder / cell.name / "seconds.json").is_file()]
-    seconds = [json.loads((folder / cell.name / "seconds.json").read_text()) for cell in done]
+    done = [seconds(folder / cell.name) for cell in cells() if scores(folder / cell.name)]
     return "\n".join(
         [
             "# Knowledge and reasoning: what fine-tuning makes of a sparse and a dense model",
             "",
             f"Command: `python -m experiments.finetuning FOLDER {jobs}`; {len(done)} cells. "
-            f"{machine()}. The longest cell took {max(seconds):.0f} seconds.",
+            f"{machine()}. The longest cell took {max(done):.0f} seconds.",
             "",
             (__doc__ or "").split("\n\n")[-1].replace("\n", " ").strip(),
             "",

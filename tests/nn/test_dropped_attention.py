@@ -44,11 +44,11 @@ def problem(shape, dtype, mask):
     return leaves, upstream.to(dtype)
 
 
-def factors(seed, like):
+def factors(seed, *shape):
     """Those of the next call after ``torch.manual_seed(seed)``."""
     torch.manual_seed(seed)
     drawn = torch.randint(dropped_attention.SEEDS, ())
-    return Draws(drawn, round(DROPOUT * 65536)).factors(like)
+    return Draws(drawn, round(DROPOUT * 65536)).factors(*shape)
 
 
 def written_out(query, key, value, mask, kept):
@@ -60,6 +60,23 @@ def written_out(query, key, value, mask, kept):
     return (p * kept.to(p.dtype)) @ value
 
 
+def assert_as_written_out(leaves, upstream, kept):
+    """Values and gradients, where ``kept`` are the factors behind ``torch.manual_seed(7)``."""
+    torch.manual_seed(7)
+    found = dropped_attention.attention(*leaves, DROPOUT, SCALE)
+    exact = [
+        leaf.detach().double().requires_grad_() if leaf.requires_grad else leaf for leaf in leaves
+    ]
+    expected = written_out(*exact, kept)
+    wanted, sources = ([leaf for leaf in some if leaf.requires_grad] for some in (leaves, exact))
+    gradients = torch.autograd.grad(expected, sources, upstream.double())
+    assert_rounded(
+        (found, *torch.autograd.grad(found, wanted, upstream)),
+        (expected, *(each.nan_to_num() for each in gradients)),
+        leaves[0].dtype,
+    )
+
+
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("mask", ["bool", "bias"])
@@ -68,26 +85,51 @@ def test_values_and_gradients(shape, dtype, mask, part, monkeypatch):
     monkeypatch.setattr(dropped_attention, "PART", part)  # a head at a time, a row, or all
     leaves, upstream = problem(shape, dtype, mask)
     rows, heads, _, queries, keys, *_ = shape
-    kept = factors(7, torch.empty(rows, heads, queries, keys))
-    torch.manual_seed(7)
-    found = dropped_attention.attention(*leaves, DROPOUT, SCALE)
-    wanted = [leaf for leaf in leaves if leaf.requires_grad]
-    exact = [
-        leaf.detach().double().requires_grad_() if leaf.requires_grad else leaf for leaf in leaves
-    ]
-    expected = written_out(*exact, kept)
-    sources = [leaf for leaf in exact if leaf.requires_grad]
-    gradients = torch.autograd.grad(expected, sources, upstream.double())
-    assert_rounded(
-        (found, *torch.autograd.grad(found, wanted, upstream)),
-        (expected, *(each.nan_to_num() for each in gradients)),
-        dtype,
-    )
+    kept = factors(7, rows, heads, queries, keys)
+    assert_as_written_out(leaves, upstream, kept)
+
+
+def packed(rows, queries, longest):
+    """What may be read where short examples stand behind each other, a query the keys before it."""
+    generator = torch.Generator().manual_seed(1)
+    starts = torch.rand(rows, queries, generator=generator) < 2 / longest
+    segment = starts.cumsum(1)
+    alike = segment[:, None, :, None] == segment[:, None, None, :]
+    return alike & torch.ones(queries, queries, dtype=torch.bool).tril()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("mask", ["bool", "bias"])
+@pytest.mark.parametrize("part", [1, 1 << 16, 1 << 20])
+def test_spans_leave_nothing_out(dtype, mask, part, monkeypatch):
+    """Of examples in a row, one row without any, and one whose last query reads the first key."""
+    monkeypatch.setattr(dropped_attention, "PART", part)
+    leaves, upstream = problem((3, 2, 2, 200, 200, 8, 8), dtype, "bool")
+    read = packed(3, 200, 20)
+    read[1], read[2, :, -1, 0] = False, True
+    spans = list(dropped_attention._spans(read))
+    assert len(spans) == 3 * 4
+    assert sum((k.stop - k.start) * 64 for _, _, k in spans) < 0.75 * 3 * 200 * 200
+    leaves[3] = read
+    if mask == "bias":
+        bias = torch.randn(3, 2, 200, 200, generator=torch.Generator().manual_seed(2))
+        leaves[3] = bias.masked_fill(~read, -torch.inf).to(dtype).requires_grad_()
+    kept = factors(7, 3, 2, 200, 200)
+    assert_as_written_out(leaves, upstream, kept)
+
+
+def test_nan_in_a_bias_is_no_key_that_is_left_out():
+    leaves, _ = problem((1, 1, 1, 200, 200, 4, 4), torch.float32, "bool")
+    bias = torch.zeros(1, 1, 200, 200).masked_fill(~packed(1, 200, 20), -torch.inf)
+    assert dropped_attention.attention(*leaves[:3], bias, DROPOUT, SCALE).isfinite().all()
+    bias[0, 0, 150, 3] = torch.nan
+    found = dropped_attention.attention(*leaves[:3], bias, DROPOUT, SCALE)
+    assert found[0, 0, 150].isnan().all() and found[0, 0, :150].isfinite().all()
 
 
 def test_probabilities_are_dropped_at_their_rate_and_the_rest_grow():
-    like = torch.empty(4, 8, 100, 101)
-    kept = factors(1, like)
+    shape = (4, 8, 100, 101)
+    kept = factors(1, *shape)
     assert kept.unique().tolist() == [0.0, pytest.approx(1 / (1 - DROPOUT))]
     # 323,200 draws at 1/4: a standard deviation of 0.00076; of every row 0.0015, of every lane too.
     dropped = (kept == 0).float()
@@ -95,7 +137,7 @@ def test_probabilities_are_dropped_at_their_rate_and_the_rest_grow():
     lanes = dropped.flatten(1)[:, :80800].view(4, -1, 4)
     for part in (*dropped.flatten(1).mean(1), *lanes.mean((0, 1))):
         assert float(part) == pytest.approx(DROPOUT, abs=0.008)
-    again, other = factors(1, like), factors(2, like)
+    again, other = factors(1, *shape), factors(2, *shape)
     assert torch.equal(again, kept)
     assert not torch.equal(other, kept)
     # Alike as often as two fair draws are: (3/4)^2 + (1/4)^2.
@@ -113,7 +155,7 @@ def test_by_hand(monkeypatch):
     # upstream of 1 the gradients of the values are 0 and 1; with p = 1/2, dp = (0, 16) and their
     # mean under p = 8, those of the logits are 1/2 (0 - 8) and 1/2 (16 - 8).
     monkeypatch.setattr(
-        Draws, "factors", lambda self, like: torch.tensor([0.0, 2.0]).expand_as(like)
+        Draws, "factors", lambda self, *shape: torch.tensor([0.0, 2.0]).expand(shape)
     )
     query, key = torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 2, 1)
     value = torch.tensor([4.0, 8.0]).view(1, 1, 2, 1).requires_grad_()

@@ -3,7 +3,9 @@
 PyTorch has no kernel for that there: it composes attention in float32 and keeps [B, H, Q, K]
 probabilities, and what was dropped of them, for every layer. Here a few rows or heads are
 computed at a time, and the backward pass makes their probabilities again from the log-sum-exp (Dao
-et al. 2022, 2205.14135, algorithm 4) and draws again from the seed what was dropped.
+et al. 2022, 2205.14135, algorithm 4) and draws again from the seed what was dropped. Where a mask
+leaves little, as that of short examples packed into a row does, queries that follow each other
+read the span of keys that some of them may.
 
 Axes: B batch, H heads, G heads of keys, Q queries, K keys, d width of a head, e that of a value.
 """
@@ -19,6 +21,8 @@ from torch.utils.flop_counter import register_flop_formula
 PART = 1 << 20  # probabilities at a time, where a head has no more: 4 MiB in float32
 BITS = 16  # of the number that decides on a probability
 SEEDS = 1 << 62
+QUERIES = 64  # that read the same span of keys
+SPARSE = 0.75  # of all pairs are in such spans, at most; else it is no gain
 LEAST = 1e-38  # a sum of exponentials where a query reads nothing
 
 
@@ -68,14 +72,15 @@ class Draws:
         self._least = dropped - (1 << BITS - 1)
         self._factor = (1 << BITS) / ((1 << BITS) - dropped)
 
-    def factors(self, like: Float[Tensor, "b h Q K"]) -> Float[Tensor, "b h Q K"]:
+    def factors(self, *shape: int) -> Float[Tensor, "b h Q K"]:
         """0 for what is dropped, and for the rest the inverse of the share that is kept."""
-        entries = like.shape[2:].numel()
+        b, h, queries, keys = shape
+        entries = queries * keys
         words = -(-entries * BITS // 64)  # of a head, so that it is the same among any others
-        numbers = torch.empty(*like.shape[:2], words, dtype=torch.int64)
+        numbers = torch.empty(b, h, words, dtype=torch.int64)
         numbers.random_(torch.iinfo(torch.int64).min, None, generator=self._generator)
         kept = numbers.view(torch.int16)[..., :entries] >= self._least
-        return kept.view(like.shape).to(torch.float32).mul_(self._factor)
+        return kept.view(b, h, queries, keys).to(torch.float32).mul_(self._factor)
 
 
 @torch.library.custom_op(
@@ -88,13 +93,19 @@ def _attention_op(query, key, value, mask, seed, dropped, scale):  # type: ignor
     mixed, log_sum = _results(query, value)
     draws = Draws(seed, dropped)
     for part in _parts(query, key):
-        logits = _logits(query[part], key[part], _of(mask, part), scale)
-        largest = logits.amax(-1, keepdim=True).nan_to_num_(neginf=0.0)
-        p = logits.sub_(largest).exp_()
-        total = p.sum(-1, keepdim=True).clamp_min_(LEAST)
-        p = p.mul_(draws.factors(p)).to(query.dtype)
-        mixed[part] = torch.matmul(p, value[part]).float().div_(total)
-        log_sum[part] = total.log_().add_(largest).squeeze(-1)
+        q, k, v, m = query[part], key[part], value[part], _of(mask, part)
+        factors = draws.factors(*q.shape[:3], k.shape[2])
+        y, sums = mixed[part], log_sum[part]
+        for rows, queries, keys in _spans(m):
+            logits = _logits(
+                q[rows, :, queries], k[rows, :, keys], m[rows, :, queries, keys], scale
+            )
+            largest = logits.amax(-1, keepdim=True).nan_to_num_(neginf=0.0)
+            p = logits.sub_(largest).exp_()
+            total = p.sum(-1, keepdim=True).clamp_min_(LEAST)
+            p = p.mul_(factors[rows, :, queries, keys]).to(query.dtype)
+            y[rows, :, queries] = torch.matmul(p, v[rows, :, keys]).float().div_(total)
+            sums[rows, :, queries] = total.log_().add_(largest).squeeze(-1)
     return mixed, log_sum
 
 
@@ -113,18 +124,25 @@ def _backward_op(grad, query, key, value, mask, seed, mixed, log_sum, dropped, s
     found = _empty(query, key, value, mask)
     draws, dtype = Draws(seed, dropped), query.dtype
     for part in _parts(query, key):
-        upstream, q, k, v = (each[part] for each in (grad, query, key, value))
-        p = _logits(q, k, _of(mask, part), scale).sub_(log_sum[part].unsqueeze(-1)).exp_()
-        factors = draws.factors(p)
+        q, k, v, m = query[part], key[part], value[part], _of(mask, part)
+        factors = draws.factors(*q.shape[:3], k.shape[2])
+        upstream = grad[part]
         delta = (upstream.float() * mixed[part].float()).sum(-1, keepdim=True)
-        slope = torch.matmul(upstream, v.transpose(-1, -2)).float()
-        slope = slope.mul_(factors).sub_(delta).mul_(p)
-        if len(found[3]):
-            found[3][part] = slope
-        slope, left = slope.to(dtype), p.mul_(factors).to(dtype)
-        found[0][part] = torch.matmul(slope, k).mul_(scale)
-        found[1][part] = torch.matmul(slope.transpose(-1, -2), q).mul_(scale)
-        found[2][part] = torch.matmul(left.transpose(-1, -2), upstream)
+        keys_slope, values_slope = (torch.zeros(t.shape) for t in (k, v))
+        for rows, queries, keys in _spans(m):
+            here, there = (rows, slice(None), queries), (rows, slice(None), keys)
+            pair = (*here, keys)
+            logits = _logits(q[here], k[there], m[pair], scale)
+            p = logits.sub_(log_sum[part][here].unsqueeze(-1)).exp_()
+            slope = torch.matmul(upstream[here], v[there].transpose(-1, -2)).float()
+            slope = slope.mul_(factors[pair]).sub_(delta[here]).mul_(p)
+            if len(found[3]):
+                found[3][part][pair] = slope
+            slope, left = slope.to(dtype), p.mul_(factors[pair]).to(dtype)
+            found[0][part][here] = torch.matmul(slope, k[there]).mul_(scale)
+            keys_slope[there] += torch.matmul(slope.transpose(-1, -2), q[here]).mul_(scale)
+            values_slope[there] += torch.matmul(left.transpose(-1, -2), upstream[here])
+        found[1][part], found[2][part] = keys_slope, values_slope
     return found
 
 
@@ -148,6 +166,24 @@ def _of(mask: Tensor, part: tuple[slice, slice]) -> Tensor:
     return mask[rows] if mask.shape[1] == 1 else mask[rows, heads]
 
 
+def _spans(mask: Tensor) -> Iterator[tuple[slice, slice, slice]]:
+    """Rows, queries and keys: all at once, or the span of keys that the mask, [b, 1 or h, Q, K],
+    leaves to some queries of a row, where these are few."""
+    read = (mask if mask.dtype == torch.bool else mask.ne(-torch.inf)).any(1)
+    keys = read.shape[2]
+    some = torch.stack([block.any(1) for block in torch.split(read, QUERIES, 1)], 1)
+    first = some.byte().argmax(-1)
+    last = (keys - some.flip(-1).byte().argmax(-1)).where(some.any(-1), 1)
+    if int((last - first).sum()) * QUERIES > SPARSE * read.numel():
+        yield slice(None), slice(None), slice(None)
+        return
+    for row, (starts, ends) in enumerate(zip(first.tolist(), last.tolist(), strict=True)):
+        for block, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            beginning = block * QUERIES
+            queried = slice(beginning, beginning + QUERIES)
+            yield slice(row, row + 1), queried, slice(start, end)
+
+
 def _logits(query: Tensor, key: Tensor, mask: Tensor, scale: float) -> Float[Tensor, "b H Q K"]:
     logits = torch.matmul(query.float(), key.float().transpose(-1, -2)).mul_(scale)
     if mask.dtype == torch.bool:  # of one head for all: a bias is made of it at once
@@ -163,9 +199,10 @@ def _results(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _empty(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-    """Room for the gradients; none for a mask that has no gradient."""
+    """Room for the gradients; none for a mask that has no gradient, else zeros, which those are of
+    keys that no query of a span reads."""
     rows = 0 if mask.dtype == torch.bool else mask.shape[0]
-    own = query.new_empty(rows, *mask.shape[1:], dtype=torch.float32)
+    own = query.new_zeros(rows, *mask.shape[1:], dtype=torch.float32)
     return (*(torch.empty(t.shape, dtype=t.dtype) for t in (query, key, value)), own)
 
 
