@@ -24,7 +24,9 @@ from turnout.models.shape import StackShape
 from turnout.models.sparse import sparse_layer
 from turnout.moe.experts import LinearExperts
 from turnout.moe.layer import MoELayer
-from turnout.nn.attention import Attention, AttentionBase, KeyValues, Slots, biased
+from turnout.nn import learned_bias
+from turnout.nn.attention import Attention, AttentionBase, KeyValues, Slots
+from turnout.nn.biased import Biased, Mask
 from turnout.nn.init import matrix_normal_
 from turnout.nn.latent_attention import LatentAttention
 from turnout.nn.positions import RelativePositionBias, Rotation
@@ -44,7 +46,7 @@ class DenseAttention(Protocol):
         """What a cache keeps of ``source``."""
 
     def __call__(
-        self, x: Tensor, read: KeyValues, mask: Tensor, rotation: Rotation | None = None
+        self, x: Tensor, read: KeyValues, mask: Mask, rotation: Rotation | None = None
     ) -> Tensor:
         """Queries of ``x`` over what was projected."""
 
@@ -92,7 +94,7 @@ class DenseSelfAttention(SelfAttentionSublayer):
         read = self.attention.project(normed, context.rotation)
         if slots is not None:
             read = slots.extend(read)
-        mask = _mask(self.position_bias, read, context, x.dtype)
+        mask = _mask(self.position_bias, read, context)
         mixed: Tensor = self.dropout(self.attention(normed, read, mask, context.rotation))
         return BlockOutput(x + times(mixed, self.residual))
 
@@ -167,7 +169,7 @@ class SparseSelfAttention(SelfAttentionSublayer):
         read = self.attention.as_read(both, both, context.rotation)
         if slots is not None:
             read = slots.extend(read)
-        mask = _mask(self.position_bias, read, context, x.dtype)
+        mask = _mask(self.position_bias, read, context)
         mixed = self.attention.attend(queries, read, mask, context.rotation)
         return BlockOutput(
             x + times(self.dropout(mixed), self.residual),
@@ -268,14 +270,25 @@ def _projection(
     return sparse_layer(shape, replace(moe, shared_experts=0), layer, part, experts)
 
 
-def _mask(
-    position_bias: RelativePositionBias | None,
-    read: KeyValues,
-    context: StackContext,
+def masked(
+    bias: Float[Tensor, "1 H Q K"],
+    allowed: Bool[Tensor, "B 1 Q K"],
+    config: AttentionConfig | LatentAttentionConfig,
     dtype: torch.dtype,
-) -> Bool[Tensor, "B 1 Q K"] | Float[Tensor, "B H Q K"]:
+    dropout: float,
+) -> Biased | Float[Tensor, "B H Q K"]:
+    """For all layers of a stack: apart where each joins them as it goes, in one piece where each
+    would have to make its own."""
+    found = Biased(bias, allowed)
+    own = isinstance(config, AttentionConfig) and config.kv_heads == config.num_heads
+    return found if own and learned_bias.wanted(found, dtype, dropout) else found.merged(dtype)
+
+
+def _mask(
+    position_bias: RelativePositionBias | None, read: KeyValues, context: StackContext
+) -> Mask:
     """The stack's mask, or one with the bias of this layer."""
     if position_bias is None:
         return context.mask
     bias = position_bias(context.allowed.shape[2], read.keys.shape[2], context.start)
-    return biased(context.allowed, bias, dtype)
+    return Biased(bias, context.allowed)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from turnout.moe.context import RoutingContext
 from turnout.moe.stats import LayerDecision, LayerStats
+from turnout.nn.biased import Mask
 from turnout.nn.positions import Rotation
 from turnout.pytree import pytree
 
@@ -31,7 +32,7 @@ class StackContext:
 
     routing: RoutingContext
     allowed: Bool[Tensor, "B 1 Q K"]
-    mask: Bool[Tensor, "B 1 Q K"] | Float[Tensor, "B H Q K"]
+    mask: Mask
     start: int = 0
     rotation: Rotation | None = None
     encoded: Float[Tensor, "B E D"] | None = None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from turnout.data.batch import Stream
+from turnout.models.attention import masked
 from turnout.models.block_context import BlockOutput, StackContext
 from turnout.models.blocks import Block
 from turnout.models.cache import Cache, Memory, kept
@@ -22,7 +23,8 @@ from turnout.models.shape import StackShape
 from turnout.moe.context import RoutingContext
 from turnout.moe.layer import MoELayer
 from turnout.moe.stats import LayerDecision, LayerStats
-from turnout.nn.attention import attention_mask, biased
+from turnout.nn.attention import attention_mask
+from turnout.nn.biased import Mask
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class Stack(nn.Module):
 
     def _masks(
         self, x: Float[Tensor, "B S D"], stream: Stream, cache: Cache | None, window: int | None
-    ) -> tuple[Bool[Tensor, "B 1 S K"], Bool[Tensor, "B 1 S K"] | Float[Tensor, "B H S K"], int]:
+    ) -> tuple[Bool[Tensor, "B 1 S K"], Mask, int]:
         """What a query may read, the same with the stack's position bias, and the first slot."""
         start = 0 if cache is None else cache.used - x.shape[1]
         if cache is None:
@@ -173,4 +175,5 @@ class Stack(nn.Module):
             return allowed, allowed, start
         bias = self.position_bias(x.shape[1], key.shape[1], start)
         dtype = x.dtype if cache is None else cache.dtype
-        return allowed, biased(allowed, bias, dtype), start
+        dropout = self.shape.dropout if self.training else 0.0
+        return allowed, masked(bias, allowed, self.shape.attention, dtype, dropout), start

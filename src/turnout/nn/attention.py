@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from turnout.config.attention import AttentionConfig
 from turnout.nn import dropped_attention, learned_bias
+from turnout.nn.biased import Biased, Mask, in_one
 from turnout.nn.init import matrix_normal_
 from turnout.nn.linear import Linear
 from turnout.nn.norms import RMSNorm
@@ -84,30 +85,25 @@ def attention_mask(
     return (allowed | ~allowed.any(-1, keepdim=True)).unsqueeze(1)
 
 
-def biased(
-    mask: Bool[Tensor, "B 1 Q K"], bias: Float[Tensor, "1 H Q K"], dtype: torch.dtype
-) -> Float[Tensor, "B H Q K"]:
-    """The bias where ``mask`` is True, minus infinity elsewhere: what is added to the logits."""
-    return torch.where(mask, bias.to(dtype), -torch.inf)
-
-
 def with_sinks(
-    read: KeyValues,
-    mask: Bool[Tensor, "B 1 Q K"] | Float[Tensor, "B H Q K"],
-    sinks: Float[Tensor, " H"],
-) -> tuple[KeyValues, Float[Tensor, "B H Q K+1"]]:
+    read: KeyValues, mask: Mask, sinks: Float[Tensor, " H"]
+) -> tuple[KeyValues, Biased | Float[Tensor, "B H Q K+1"]]:
     """One more key and value of zeros, and the mask with the sinks as the bias of that key.
 
     Its logit is then the sink itself, and its value adds nothing to the sum: the softmax with sinks
     (gpt-oss) in the form of a kernel that knows none.
     """
-    dtype, (batch, _, queries, _) = read.keys.dtype, mask.shape
-    if mask.dtype == torch.bool:
-        mask = torch.zeros((), dtype=dtype, device=mask.device).where(mask, -torch.inf)
-    column = sinks.to(dtype)[:, None, None].expand(batch, -1, queries, 1)
-    joined = torch.cat((mask.expand(-1, sinks.shape[0], -1, -1), column), dim=-1)
     padded = KeyValues(F.pad(read.keys, (0, 0, 0, 1)), F.pad(read.values, (0, 0, 0, 1)))
-    return padded, joined
+    column = sinks.to(read.keys.dtype)[:, None, None]
+    if isinstance(mask, Tensor) and mask.dtype != torch.bool:
+        batch, _, queries, _ = mask.shape
+        return padded, torch.cat((mask, column.expand(batch, -1, queries, 1)), dim=-1)
+    allowed = mask.allowed if isinstance(mask, Biased) else mask
+    queries, keys = allowed.shape[2:]
+    bias = mask.bias if isinstance(mask, Biased) else column.new_zeros(1, 1, 1, 1)
+    own = bias.to(column.dtype).expand(1, sinks.shape[0], queries, keys)
+    joined = torch.cat((own, column.expand(1, -1, queries, 1)), dim=-1)
+    return padded, Biased(joined, F.pad(allowed, (0, 1), value=True))
 
 
 class AttentionBase(nn.Module, ABC):
@@ -173,7 +169,7 @@ class AttentionBase(nn.Module, ABC):
         self,
         queries: Float[Tensor, "B Q W"],
         read: KeyValues,
-        mask: Bool[Tensor, "B 1 Q K"] | Float[Tensor, "B H Q K"],
+        mask: Mask,
         rotation: Rotation | None,
     ) -> Float[Tensor, "B Q D"]:
         """Projected queries over the keys and values of ``read``."""
@@ -184,26 +180,29 @@ class AttentionBase(nn.Module, ABC):
         dtype = read.keys.dtype  # a cache's may be wider
         split = split.to(dtype)
         dropout = self.dropout if self.training else 0.0
-        if learned_bias.takes(split, read.keys, read.values, mask, dropout):
-            mixed = learned_bias.attention(
-                split, read.keys, read.values, mask.to(dtype), self.scale
-            )
-        elif dropped_attention.takes(split, dropout):
-            mixed = dropped_attention.attention(
-                split, read.keys, read.values, mask, dropout, self.scale
-            )
-        else:
-            mixed = F.scaled_dot_product_attention(
-                split,
-                read.keys,
-                read.values,
-                attn_mask=mask if mask.dtype == torch.bool else mask.to(dtype),
-                dropout_p=dropout,
-                scale=self.scale,
-                enable_gqa=self.config.kv_heads != self.config.num_heads,
-            )
+        mixed = self._mixed(split, read, mask, dropout)
         joined: Tensor = self.out(mixed.transpose(1, 2).flatten(2).to(queries.dtype))
         return joined
+
+    def _mixed(
+        self, queries: Float[Tensor, "B H Q d"], read: KeyValues, mask: Mask, dropout: float
+    ) -> Float[Tensor, "B H Q e"]:
+        """The heads' weighted sums, by the operator that keeps least."""
+        keys, values = read.keys, read.values
+        if isinstance(mask, Biased) and learned_bias.takes(queries, keys, values, mask, dropout):
+            return learned_bias.attention(queries, keys, values, mask, self.scale)
+        whole = in_one(mask, queries.dtype)
+        if dropped_attention.takes(queries, dropout):
+            return dropped_attention.attention(queries, keys, values, whole, dropout, self.scale)
+        return F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=whole,
+            dropout_p=dropout,
+            scale=self.scale,
+            enable_gqa=self.config.kv_heads != self.config.num_heads,
+        )
 
     def init_shared(self) -> None:
         """Norms of one, sinks of zero: the weight of one key that a query is orthogonal to."""
@@ -264,11 +263,12 @@ class Attention(AttentionBase):
         self,
         x: Float[Tensor, "B Q D"],
         read: KeyValues,
-        mask: Bool[Tensor, "B 1 Q K"] | Float[Tensor, "B H Q K"],
+        mask: Mask,
         rotation: Rotation | None = None,
     ) -> Float[Tensor, "B Q D"]:
         """Queries of ``x`` over the keys and values of ``read``.
 
-        ``mask`` is True where a query may read, or the bias with minus infinity elsewhere.
+        ``mask`` is True where a query may read, or a bias with minus infinity elsewhere, or both
+        apart.
         """
         return self.attend(self.query(x), read, mask, rotation)

@@ -7,12 +7,13 @@ from typing import final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from turnout.config.latent_attention import LatentAttention as LatentAttentionConfig
 from turnout.nn import dropped_attention
 from turnout.nn.attention import KeyValues
+from turnout.nn.biased import Mask, in_one
 from turnout.nn.init import matrix_normal_
 from turnout.nn.linear import Linear
 from turnout.nn.norms import RMSNorm
@@ -74,18 +75,19 @@ class LatentAttention(nn.Module):
         self,
         x: Float[Tensor, "B Q D"],
         read: KeyValues,
-        mask: Bool[Tensor, "B 1 Q K"] | Float[Tensor, "B H Q K"],
+        mask: Mask,
         rotation: Rotation | None = None,
     ) -> Float[Tensor, "B Q D"]:
         """Queries of ``x`` over the keys and values that ``read`` is projected up to."""
         keys, values = self._up(read.to(x.dtype))
         queries = self._queries(x, rotation)
+        whole = in_one(mask, queries.dtype)
         dropout = self.dropout if self.training else 0.0
         if dropped_attention.takes(queries, dropout):
-            mixed = dropped_attention.attention(queries, keys, values, mask, dropout, self.scale)
+            mixed = dropped_attention.attention(queries, keys, values, whole, dropout, self.scale)
         else:
             mixed = F.scaled_dot_product_attention(
-                queries, keys, values, attn_mask=mask, dropout_p=dropout, scale=self.scale
+                queries, keys, values, attn_mask=whole, dropout_p=dropout, scale=self.scale
             )
         joined: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return joined

@@ -3,10 +3,14 @@
 PyTorch's blockwise kernel takes a bias there, but gives it no gradient: asked for one, attention is
 computed step by step in float32 and keeps [B, H, Q, K] probabilities for every layer. Here the
 kernel computes forward, and the backward pass makes the probabilities again from its log-sum-exp, a
-few rows of the batch at a time (Dao et al. 2022, 2205.14135, algorithm 4, with dS as the gradient
-of the bias). Axes: B batch, H heads, Q queries, K keys, d width of a head.
+few rows or heads at a time (Dao et al. 2022, 2205.14135, algorithm 4, with dS as the gradient of
+the bias). The bias, the same for all rows, meets what each row may read in these parts alone, and
+its gradient is summed over the rows as they go by: nothing as large as the logits is ever whole.
+
+Axes: B batch, H heads, G heads of keys, Q queries, K keys, d width of a head, e that of a value.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,92 +18,136 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from turnout.nn.biased import Biased
+
 PART = 1 << 21  # probabilities at a time: 8 MiB in float32
+
+
+def wanted(mask: Biased, dtype: torch.dtype, dropout: float) -> bool:
+    """Whether there is a gradient to give that the kernel has not, of what this module knows."""
+    known = mask.bias.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
+    return known and dropout == 0 and mask.bias.requires_grad and torch.is_grad_enabled()
 
 
 def takes(
     query: Float[Tensor, "B H Q d"],
     key: Float[Tensor, "B G K d"],
     value: Float[Tensor, "B G K e"],
-    bias: Tensor,
+    mask: Biased,
     dropout: float,
 ) -> bool:
-    """Whether ``attention`` computes this: it has a gradient to give that the kernel has not.
-
-    In bfloat16 alone: what PyTorch composes is float32 throughout, and as fast as that can be.
-    """
-    plain = dropout == 0 and key.shape[:2] == query.shape[:2] and value.shape == key.shape
-    known = query.device.type == "cpu" and query.dtype == torch.bfloat16
-    return plain and known and bias.requires_grad and torch.is_grad_enabled()
+    """Whether ``attention`` computes this."""
+    plain = key.shape[:2] == query.shape[:2] and value.shape == key.shape
+    return plain and wanted(mask, query.dtype, dropout)
 
 
 def attention(
     query: Float[Tensor, "B H Q d"],
     key: Float[Tensor, "B H K d"],
     value: Float[Tensor, "B H K d"],
-    bias: Float[Tensor, "B H Q K"],
+    mask: Biased,
     scale: float,
 ) -> Float[Tensor, "B H Q d"]:
     """``softmax(scale * query key^T + bias) value``, with gradients to all four.
 
-    ``bias`` is minus infinity where a query may not read; some key has to be left to each. float32
-    or bfloat16; the softmax is float32, and so is its gradient once the product with the values is
-    made.
+    Some key has to be left to each query. float32 or bfloat16, the bias of any float dtype; the
+    softmax is float32, and so is its gradient once the product with the values is made, and the
+    sum of that of the bias.
     """
-    mixed: Tensor = torch.ops.turnout.biased_attention(query, key, value, bias, scale)[0]
+    operator = torch.ops.turnout.biased_attention
+    mixed: Tensor = operator(query, key, value, mask.bias, mask.allowed, scale)[0]
     return mixed
 
 
 @torch.library.custom_op(
     "turnout::biased_attention",
     mutates_args=(),
-    schema="(Tensor query, Tensor key, Tensor value, Tensor bias, float scale) -> (Tensor, Tensor)",
+    schema="(Tensor query, Tensor key, Tensor value, Tensor bias, Tensor allowed, float scale) "
+    "-> (Tensor, Tensor)",
 )
-def _attention_op(query, key, value, bias, scale):  # type: ignore[no-untyped-def]
+def _attention_op(query, key, value, bias, allowed, scale):  # type: ignore[no-untyped-def]
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    mixed, log_sum = kernel(query, key, value, 0.0, False, attn_mask=bias, scale=scale)
-    return mixed.contiguous(), log_sum.contiguous()
+    mixed, log_sum = _results(query)
+    for part in _parts(query, key):
+        mask = _added(bias, allowed, part, query.dtype)
+        tensors = (each[part] for each in (query, key, value))
+        mixed[part], log_sum[part] = kernel(*tensors, 0.0, False, attn_mask=mask, scale=scale)
+    return mixed, log_sum
 
 
 @_attention_op.register_fake
-def _(query, key, value, bias, scale):  # type: ignore[no-untyped-def]
-    return query.new_empty(query.shape), query.new_empty(query.shape[:3], dtype=torch.float32)
+def _(query, key, value, bias, allowed, scale):  # type: ignore[no-untyped-def]
+    return _results(query)
 
 
 @torch.library.custom_op(
     "turnout::biased_attention_backward",
     mutates_args=(),
-    schema="(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor bias, Tensor mixed, "
-    "Tensor log_sum, float scale) -> (Tensor, Tensor, Tensor, Tensor)",
+    schema="(Tensor grad, Tensor query, Tensor key, Tensor value, Tensor bias, Tensor allowed, "
+    "Tensor mixed, Tensor log_sum, float scale) -> (Tensor, Tensor, Tensor, Tensor)",
 )
-def _backward_op(grad, query, key, value, bias, mixed, log_sum, scale):  # type: ignore[no-untyped-def]
-    found = _empty(query, key, value, bias)
-    at_once = max(1, PART // max(1, bias.shape[1:].numel()))
-    for start in range(0, query.shape[0], at_once):
-        rows = slice(start, start + at_once)
-        every = (grad, query, key, value, bias, mixed)
-        parts = (each[rows].flatten(0, 1).contiguous() for each in every)
-        upstream, q, k, v, b, y = parts
-        logits = torch.bmm(q.float(), k.float().transpose(1, 2)).mul_(scale).add_(b)
-        p = logits.sub_(log_sum[rows].flatten(0, 1).unsqueeze(2)).exp_()
+def _backward_op(grad, query, key, value, bias, allowed, mixed, log_sum, scale):  # type: ignore[no-untyped-def]
+    *found, total = _empty(query, key, value, bias)
+    for part in _parts(query, key):
+        every = (grad, query, key, value, mixed, log_sum.unsqueeze(3))
+        upstream, q, k, v, y, sums = (each[part].flatten(0, 1) for each in every)
+        p = torch.where(allowed[part[0]], bias[:, part[1]].float(), -torch.inf).flatten(0, 1)
+        p = p.baddbmm_(q.float(), k.float().transpose(1, 2), alpha=scale).sub_(sums).exp_()
         delta = (upstream.float() * y.float()).sum(-1, keepdim=True)
         slope = torch.bmm(upstream, v.transpose(1, 2)).float().sub_(delta).mul_(p)
-        dtype, shape = query.dtype, bias[rows].shape
-        found[3][rows] = slope.view(shape)
-        slope, p = slope.to(dtype), p.to(dtype)
-        found[0][rows] = torch.bmm(slope, k).mul_(scale).view(query[rows].shape)
-        found[1][rows] = torch.bmm(slope.transpose(1, 2), q).mul_(scale).view(key[rows].shape)
-        found[2][rows] = torch.bmm(p.transpose(1, 2), upstream).view(value[rows].shape)
-    return found
+        rows = slope.view(*query[part].shape[:3], -1)
+        total[:, part[1]] += rows if len(rows) == 1 else rows.sum(0)
+        slope, p = slope.to(query.dtype), p.to(query.dtype)
+        slopes = (
+            torch.bmm(slope, k).mul_(scale),
+            torch.bmm(slope.transpose(1, 2), q).mul_(scale),
+            torch.bmm(p.transpose(1, 2), upstream),
+        )
+        for all_parts, own in zip(found, slopes, strict=True):
+            all_parts[part] = own.view(all_parts[part].shape)
+    return *found, total.to(bias.dtype)
 
 
 @_backward_op.register_fake
-def _(grad, query, key, value, bias, mixed, log_sum, scale):  # type: ignore[no-untyped-def]
-    return _empty(query, key, value, bias)
+def _(grad, query, key, value, bias, allowed, mixed, log_sum, scale):  # type: ignore[no-untyped-def]
+    *found, total = _empty(query, key, value, bias)
+    return *found, total.to(bias.dtype)
 
 
-def _empty(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in tensors)
+def _parts(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Rows of the batch, or heads of a row, few enough to stay near the processor; all rows of
+    some heads before the next heads, whose bias and its gradient then stay there too."""
+    rows, heads, each = *query.shape[:2], query.shape[2] * key.shape[2]
+    some = max(1, min(heads, PART // max(1, each)))
+    many = max(1, PART // max(1, some * each))
+    for head in range(0, heads, some):
+        for row in range(0, rows, many):
+            yield slice(row, row + many), slice(head, head + some)
+
+
+def _added(
+    bias: Tensor, allowed: Tensor, part: tuple[slice, slice], dtype: torch.dtype
+) -> Float[Tensor, "#b h Q K"]:
+    """What is added to the logits of a part: where all may be read, one bias for all its rows."""
+    rows, heads = part
+    own, read = bias[:, heads].to(dtype), allowed[rows]
+    return own if bool(read.all()) else torch.where(read, own, -torch.inf)
+
+
+def _results(query: Tensor) -> tuple[Tensor, Tensor]:
+    # Heads of a token side by side, as they are joined afterwards: then joining is no copy.
+    return _side_by_side(query), query.new_empty(query.shape[:3], dtype=torch.float32)
+
+
+def _side_by_side(like: Tensor) -> Tensor:
+    rows, heads, length, width = like.shape
+    return like.new_empty(rows, length, heads, width).transpose(1, 2)
+
+
+def _empty(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """Room for the gradients, as what they are of was split into heads, and a float32 sum."""
+    total = bias.new_zeros(bias.shape, dtype=torch.float32)
+    return (*(_side_by_side(each) for each in (query, key, value)), total)
 
 
 def _save(ctx: Any, inputs: Any, output: Any) -> None:
@@ -108,8 +156,8 @@ def _save(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    found = torch.ops.turnout.biased_attention_backward(grad, *ctx.saved_tensors, ctx.scale)
-    return (*found, None)
+    *found, bias = torch.ops.turnout.biased_attention_backward(grad, *ctx.saved_tensors, ctx.scale)
+    return (*found, bias, None, None)
 
 
 _attention_op.register_autograd(_backward, setup_context=_save)
