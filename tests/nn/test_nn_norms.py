@@ -1,7 +1,9 @@
 """Normalisation by hand, its precision, and the linear map's casts."""
 
+import pytest
 import torch
 
+from tests.nn.rounding import assert_rounded
 from turnout.nn.linear import Linear
 from turnout.nn.norms import LayerNorm, RMSNorm
 
@@ -51,6 +53,39 @@ def test_norm_of_a_zero_row_has_finite_gradients() -> None:
     x = torch.zeros(2, 4, requires_grad=True)
     norm(x).sum().backward()
     assert x.grad is not None and torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("shape", [(512,), (1, 4), (3, 4), (2, 5, 3, 8)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_gradients_of_a_norm_are_those_of_autograd(shape, dtype) -> None:  # type: ignore[no-untyped-def]
+    generator = torch.Generator().manual_seed(0)
+    norm = RMSNorm(shape[-1], epsilon=1e-3)
+    weight = torch.randn(shape[-1], generator=generator)
+    norm.weight = torch.nn.Parameter(weight)
+    x = torch.randn(shape, generator=generator).to(dtype).requires_grad_()
+    upstream = torch.randn(shape, generator=generator).to(dtype)
+    exact, scale = (t.detach().double().requires_grad_() for t in (x, weight))
+    expected = exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + 1e-3) * scale
+    y = norm(x)
+    of_x, of_weight = torch.autograd.grad(y, (x, norm.weight), upstream)
+    wanted = torch.autograd.grad(expected, (exact, scale), upstream.double())
+    assert_rounded((y, of_x), (expected, wanted[0]), dtype)
+    assert_rounded((of_weight,), (wanted[1],), torch.float32)
+    norm.weight.requires_grad_(False)
+    assert torch.equal(torch.autograd.grad(norm(x), x, upstream)[0], of_x)
+    with torch.no_grad():
+        assert torch.equal(norm(x), y)
+
+
+def test_a_norm_keeps_no_copy_of_its_rows() -> None:
+    norm = RMSNorm(64, epsilon=1e-6)
+    norm.init_weights()
+    kept = []
+    x = torch.randn(8, 64, requires_grad=True, dtype=torch.bfloat16)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        norm(x)
+    places = {x.data_ptr(), norm.weight.data_ptr()}
+    assert [tuple(t.shape) for t in kept if t.data_ptr() not in places] == [(8, 1)]
 
 
 def test_norm_in_bf16_is_float32_inside() -> None:

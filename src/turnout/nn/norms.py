@@ -1,6 +1,6 @@
 """Normalisation: by root mean square, or by mean and variance with a bias."""
 
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +25,46 @@ class RMSNorm(nn.Module):
         nn.init.ones_(self.weight)
 
     def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
-        wide = x.float()
-        variance = wide.square().mean(-1, keepdim=True)
-        return (wide * torch.rsqrt(variance + self.epsilon) * self.weight).to(x.dtype)
+        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
+            found: tuple[Tensor, Tensor] = _RootMeanSquare.apply(x, self.weight, self.epsilon)  # type: ignore[no-untyped-call]
+            return found[0]
+        return _by_root_mean_square(x, self.weight, self.epsilon)[0]
+
+
+def _by_root_mean_square(
+    x: Float[Tensor, "*N D"], weight: Float[Tensor, " D"], epsilon: float
+) -> tuple[Float[Tensor, "*N D"], Float[Tensor, "*N 1"]]:
+    """The result, and the inverse roots."""
+    wide = x.float()
+    root = torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
+    return (wide * root * weight).to(x.dtype), root
+
+
+class _RootMeanSquare(torch.autograd.Function):
+    """Keeps what it is given and one number a row: autograd alone would keep the float32 row and
+    its product with the inverse root as well.
+
+    With ``n = x r`` and ``s = dy g``: ``dg = sum of dy n`` and ``dx = r (s - n mean(s n))``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+        y, root = _by_root_mean_square(x, weight, epsilon)
+        ctx.save_for_backward(x, weight, root)
+        ctx.mark_non_differentiable(root)
+        return y, root
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, root = ctx.saved_tensors
+        normal, upstream = x.float() * root, upstream.float()
+        both = upstream * normal
+        of_weight = both.reshape(-1, len(weight)).sum(0) if ctx.needs_input_grad[1] else None
+        if not ctx.needs_input_grad[0]:
+            return None, of_weight, None
+        share = both.mul_(weight).mean(-1, keepdim=True)
+        of_x = (upstream * weight).sub_(normal.mul_(share)).mul_(root)
+        return of_x.to(x.dtype), of_weight, None
 
 
 @final
