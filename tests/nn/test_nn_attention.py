@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from turnout.config.attention import AttentionConfig
-from turnout.nn.attention import Attention, KeyValues, Slots, attention_mask, biased
+from turnout.nn.attention import Attention, KeyValues, Slots, attention_mask
+from turnout.nn.biased import Biased
 from turnout.nn.positions import RotaryAngles
 
 WIDTH = 12
@@ -99,7 +100,7 @@ def test_attention_is_the_plain_loop(
     mask = segment > 0
     bias = torch.randn(1, config.num_heads, 7, 7, generator=generator) if with_bias else None
     allowed = attention_mask(segment, segment, mask, causal=causal)
-    merged = allowed if bias is None else biased(allowed, bias, x.dtype)
+    merged = allowed if bias is None else Biased(bias, allowed).merged(x.dtype)
     got = attention(x, attention.project(x), merged)
     real = [
         [
@@ -201,7 +202,7 @@ def test_a_row_of_padding_alone_is_finite_and_gets_no_gradient(with_bias: bool) 
     mask = torch.tensor([[False] * 5, [True] * 4 + [False]])
     allowed = attention_mask(mask.long(), mask.long(), mask, causal=True)
     bias = torch.zeros(1, 4, 5, 5, requires_grad=True)
-    merged = biased(allowed, bias, x.dtype) if with_bias else allowed
+    merged = Biased(bias, allowed).merged(x.dtype) if with_bias else allowed
     y = attention(x, attention.project(x), merged)
     assert torch.isfinite(y).all()
     torch.where(mask.unsqueeze(-1), y, 0.0).square().sum().backward()
@@ -261,10 +262,11 @@ def test_biases_start_at_zero(bias: str, held: str) -> None:
     assert all(torch.equal(p, torch.zeros_like(p)) for p in found.values())
 
 
-@pytest.mark.parametrize("with_bias", [False, True])
-def test_sinks_are_one_more_column_of_the_softmax(with_bias: bool) -> None:
+@pytest.mark.parametrize("heads", [2, 4])
+@pytest.mark.parametrize("with_bias", ["", "merged", "apart"])
+def test_sinks_are_one_more_column_of_the_softmax(with_bias: str, heads: int) -> None:
     """Outputs and gradients of the form with a key of zeros against the softmax written out."""
-    config = AttentionConfig(4, 3, num_kv_heads=2, sinks=True)
+    config = AttentionConfig(4, 3, num_kv_heads=heads, sinks=True)
     attention = make(config)
     generator = torch.Generator().manual_seed(9)
     x = torch.randn(2, 6, WIDTH, generator=generator, requires_grad=True)
@@ -272,13 +274,18 @@ def test_sinks_are_one_more_column_of_the_softmax(with_bias: bool) -> None:
     bias = torch.randn(1, 4, 6, 6, generator=generator, requires_grad=True)
     segment = torch.tensor([[1, 1, 1, 2, 2, 2], [1, 1, 1, 1, 1, 1]])
     allowed = attention_mask(segment, segment, segment > 0, causal=True, window=2)
-    mask = biased(allowed, bias, x.dtype) if with_bias else allowed
+    apart = Biased(bias, allowed)
+    mask = {"": allowed, "merged": apart.merged(x.dtype), "apart": apart}[with_bias]
     wanted = [x, *attention.parameters(), *([bias] if with_bias else [])]
 
     def plain() -> Tensor:
         queries, keys, values = (
-            linear(x).view(2, 6, heads, 3).transpose(1, 2).repeat_interleave(4 // heads, 1)
-            for linear, heads in ((attention.query, 4), (attention.key, 2), (attention.value, 2))
+            linear(x).view(2, 6, own, 3).transpose(1, 2).repeat_interleave(4 // own, 1)
+            for linear, own in (
+                (attention.query, 4),
+                (attention.key, heads),
+                (attention.value, heads),
+            )
         )
         logits = queries @ keys.transpose(2, 3) * 3**-0.5 + (bias if with_bias else 0.0)
         logits = logits.masked_fill(~allowed, -torch.inf)

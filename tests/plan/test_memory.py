@@ -25,9 +25,10 @@ from turnout.data.batch import Batch, Stream
 from turnout.models import head as head_module
 from turnout.models.build import build
 from turnout.models.head import Head
+from turnout.nn import learned_bias
 from turnout.objectives import build as build_objective
 from turnout.plan import moments
-from turnout.plan.activations import activations, largest_layer, made
+from turnout.plan.activations import PART, activations, largest_layer, made
 from turnout.plan.memory import UPDATED, memory, state_bytes
 from turnout.plan.weights import Weight, held
 from turnout.plan.work import fullest, routed, work_of
@@ -85,7 +86,7 @@ def test_what_an_update_makes(config: OptimizerConfig) -> None:
 def test_activations_of_a_dense_and_a_sparse_layer_by_hand() -> None:
     """Two rows of 6 tokens: T = 12, D = 8, two heads of 4, F = 16, E = 4, float32."""
     found = made(work_of(trained(batch_rows=2, eval_rows=2), over(1)), "balanced")
-    norm = 12 * (8 + 8 + 1) * 4  # what is normalised, its product with the root, the root
+    norm = 12 * (8 + 1) * 4  # what is normalised, the root
     out = 12 * 8 * 4  # what the next product reads; not that of the sparse layer, which selects
     assert found.norms == 5 * norm + 4 * out
     # queries, sums and their join; keys and values; logarithms of sums a head; the mask
@@ -105,7 +106,7 @@ def test_recomputation_keeps_inputs_and_makes_one_layer_again() -> None:
     work = work_of(run, over(1))
     whole, kept = made(work, "balanced"), activations(work, "balanced")
     # the last norm is no layer's
-    around = whole.inputs + whole.head + 12 * 17 * 4 + 12 * 8 * 4
+    around = whole.inputs + whole.head + 12 * 9 * 4 + 12 * 8 * 4
     assert kept.total == around + 2 * 12 * 8 * 4
     again = largest_layer(work, work.stacks[0], "balanced")
     assert again > (whole.total - around) / 2  # the sparse layer is the larger one
@@ -123,7 +124,7 @@ def test_moments_by_hand() -> None:
     # two experts of 2 x 128; what is wide has 168 entries.
     dense, sparse, wide = 512, 768, 4 * 168
     hidden, rows, table = 12 * 16 * 4, 12 * 8 * 4, 10 * 8 * 4
-    norm = 12 * 17 * 4 + rows  # the last one, behind all layers
+    norm = 12 * 9 * 4 + rows  # the last one, behind all layers
     # Weights and the buffer they came in, and what the ReLU has not yet let go.
     assert sizes["forward"] == kept - norm - table + wide + 2 * 4 * sparse + hidden
     # The scaled rows and their gradient, and a product for the latter beside the logits' gradient:
@@ -143,7 +144,7 @@ def test_moments_by_hand() -> None:
     assert sizes["norm"] == 1960 + 2 * 8 * 128  # a matrix of an expert and its squares, float64
     assert sizes["update"] == 1960  # gradients alone: AdamW makes nothing
     assert found.peak == found.state + max(sizes.values())
-    assert found.fullest.name == "last layer of the decoder"
+    assert found.fullest.name == "first layer of the decoder"
 
 
 def test_gradients_of_earlier_micro_batches_are_there_from_the_start() -> None:
@@ -163,6 +164,7 @@ def test_gradients_of_earlier_micro_batches_are_there_from_the_start() -> None:
 def test_what_the_head_makes(half: bool, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 1 token, where nearly 2 would fit, of 20 and of all 96."""
     assert moments.CHUNK == head_module.CHUNK_ELEMENTS
+    assert PART == learned_bias.PART
     monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", chunk)
     monkeypatch.setattr(moments, "CHUNK", chunk)
     dtype = torch.bfloat16 if half else torch.float32
@@ -340,6 +342,13 @@ CASES: dict[str, tuple[ModelConfig, bool]] = {
         _decoder(positions=RelativeBias(per_layer=True), dropout=0.1),
         False,
     ),
+    "learned bias a layer": (
+        _decoder(positions=RelativeBias(per_layer=True), attention=AttentionConfig(4, 8)),
+        False,
+    ),
+    "learned bias, groups of heads": (_decoder(positions=RelativeBias()), False),
+    "mean and variance": (_decoder(norm="layer"), False),
+    "mean and variance, half precision": (_decoder(norm="layer"), True),
     "dropout": (_decoder(dropout=0.1), False),
     "dropout, half precision": (_decoder(dropout=0.1, moe=TOP2), True),
     "dropout, latent attention": (

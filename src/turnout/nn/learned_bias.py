@@ -89,13 +89,16 @@ def _(query, key, value, bias, allowed, scale):  # type: ignore[no-untyped-def]
 def _backward_op(grad, query, key, value, bias, allowed, mixed, log_sum, scale):  # type: ignore[no-untyped-def]
     *found, total = _empty(query, key, value, bias)
     for part in _parts(query, key):
-        every = (grad, query, key, value, mixed, log_sum.unsqueeze(3))
-        upstream, q, k, v, y, sums = (each[part].flatten(0, 1) for each in every)
-        p = torch.where(allowed[part[0]], bias[:, part[1]].float(), -torch.inf).flatten(0, 1)
-        p = p.baddbmm_(q.float(), k.float().transpose(1, 2), alpha=scale).sub_(sums).exp_()
+        every = (grad, query, key, value)
+        upstream, q, k, v = (each[part].flatten(0, 1).contiguous() for each in every)
+        y, sums = (each[part].flatten(0, 1) for each in (mixed, log_sum.unsqueeze(3)))
+        logits = torch.bmm(q.float() * scale, k.float().transpose(1, 2))
+        shape = (*query[part].shape[:3], key.shape[2])
+        logits.view(shape).add_(_added(bias, allowed, part, torch.float32))
+        p = logits.sub_(sums).exp_()
         delta = (upstream.float() * y.float()).sum(-1, keepdim=True)
         slope = torch.bmm(upstream, v.transpose(1, 2)).float().sub_(delta).mul_(p)
-        rows = slope.view(*query[part].shape[:3], -1)
+        rows = slope.view(shape)
         total[:, part[1]] += rows if len(rows) == 1 else rows.sum(0)
         slope, p = slope.to(query.dtype), p.to(query.dtype)
         slopes = (

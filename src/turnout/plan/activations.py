@@ -14,8 +14,11 @@ from turnout.config.errors import UserError
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.config.latent_attention import LatentAttention
 from turnout.config.moe import MoEConfig
+from turnout.config.norms import BIASED
 from turnout.config.positions import RelativeBias, Rotary
 from turnout.plan.work import FLOAT, INDEX, Load, StackWork, Work, routed
+
+PART = 1 << 21  # probabilities at a time where a bias is learned
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def _kept(work: Work, load: Load, again: bool) -> Activations:
     found = _around(work)
     for part in work.stacks:
         found += _of_layers(work, part, load, again)
-        if again or work.entry != FLOAT or work.config.model.dropout:
+        if _apart(work, part) or again or work.entry != FLOAT or work.config.model.dropout:
             found += Activations(attention=_shared_bias(work, part))
     return found
 
@@ -126,15 +129,19 @@ class Scores:
 
 
 def scores(work: Work, part: StackWork) -> Scores:
-    """The gradients of probabilities and of logits; of a bias alone where neither is kept."""
+    """The gradients of probabilities and of logits, or of a few rows, and of the bias alone."""
     if part.stack.positions.kind != RelativeBias.kind:
         return Scores(0, 0)
     shared = 0 if _a_layer(part) else _bias(work, part)
     heads = part.stack.attention.num_heads // work.plan.tensor
     entries = part.rows * heads * part.length * part.length
+    half = work.entry if work.entry != FLOAT else 0
+    if _apart(work, part):
+        at_once = min(entries, max(PART, part.length * part.length))
+        return Scores(2 * at_once * (FLOAT + half) + _bias(work, part), shared)
     if work.config.model.dropout:
-        return Scores(entries * FLOAT + (_bias(work, part) if work.entry != FLOAT else 0), shared)
-    return Scores(2 * entries * FLOAT if work.entry == FLOAT else _bias(work, part), shared)
+        return Scores(entries * FLOAT + (_bias(work, part) if half else 0), shared)
+    return Scores(2 * entries * FLOAT, shared)
 
 
 def _layer(work: Work, part: StackWork, moe: MoEConfig | None, load: Load) -> Activations:
@@ -161,10 +168,12 @@ def _rows(work: Work, part: StackWork, width: int) -> int:
 
 
 def _norm(work: Work, part: StackWork, kept: bool = True) -> Activations:
-    """What is normalised and its product with the inverse root, both float32, the root, and the
-    result where the next product keeps it, gathered where tokens were shared out."""
+    """What is normalised, the inverse root, and the result where the next product keeps it,
+    gathered where tokens were shared out. With a mean, which is kept, that is a float32 copy."""
     tokens, width = part.tokens // work.spread, part.stack.d_model
-    wide = tokens * (2 * width + 1) * FLOAT + _dropped(work, part, width)
+    mean = work.config.model.norm in BIASED
+    wide = tokens * (width * FLOAT + 2 * FLOAT if mean else width * work.entry + FLOAT)
+    wide += _dropped(work, part, width)
     return Activations(norms=wide + (_rows(work, part, width) if kept else 0))
 
 
@@ -224,8 +233,8 @@ def _self_attention(work: Work, part: StackWork, moe: MoEConfig | None) -> Activ
     learned = positions.kind == RelativeBias.kind
     rotated = stack.positions.kind == Rotary.kind
     dropped = bool(work.config.model.dropout)
-    # In half precision, and with dropout, nothing of a learned bias is kept but the bias itself.
-    blockwise = learned and (work.entry != FLOAT or dropped)
+    # By operators of our own nothing of a learned bias is kept but the bias itself.
+    blockwise = learned and (dropped or _apart(work, part))
     plain = learned and not blockwise
     kernel = _Kernel(part.length, part.length, plain, rotated, blockwise, dropped)
     found += Activations(attention=_attention(stack.attention, work, part, part, kernel))
@@ -289,7 +298,7 @@ def _(
     if attention.qk_norm != "none":
         roots = heads + attention.kv_heads // work.plan.tensor
         roots = roots if attention.qk_norm == "head" else 2
-        norms = part.tokens * (2 * (q + kv) + roots) * FLOAT
+        norms = _rows(work, part, q + kv) + part.tokens * roots * FLOAT
     return held + norms
 
 
@@ -305,10 +314,10 @@ def _(
         # The sums are in token's order; of the values all that they were projected with is kept.
         up = heads * attention.qk_nope_head_dim
         held += _rows(work, part, up) - _rows(work, part, v)
-    held += part.tokens * (2 * latent + 1) * FLOAT + _rows(work, part, latent)
+    held += 2 * _rows(work, part, latent) + part.tokens * FLOAT
     if attention.q_lora_rank is not None:
         rank = attention.q_lora_rank
-        held += part.tokens * (2 * rank + 1) * FLOAT + _rows(work, part, rank)
+        held += 2 * _rows(work, part, rank) + part.tokens * FLOAT
     if kernel.plain:
         return held + _probabilities(work, part, heads, kernel)
     return held + part.tokens * heads * FLOAT + _mask(work, part, kernel)
@@ -329,8 +338,8 @@ def _mask(work: Work, part: StackWork, kernel: _Kernel) -> int:
 
 
 def _shared_bias(work: Work, part: StackWork) -> int:
-    """The bias of a stack with its mask, [R, H, S, S], which layers that are made again wait
-    for, and those of half precision; else it is gone with the forward pass."""
+    """The bias of a stack, which layers wait for that are made again, and operators of our own;
+    else it is gone with the forward pass."""
     positions = part.stack.positions
     if positions.kind != RelativeBias.kind or _a_layer(part):
         return 0
@@ -338,9 +347,18 @@ def _shared_bias(work: Work, part: StackWork) -> int:
 
 
 def _bias(work: Work, part: StackWork) -> int:
-    """[R, H, S, S] in the dtype of the computation."""
+    """[H, S, S] in float32, or with the mask in it [R, H, S, S] in the dtype of the computation."""
     heads = part.stack.attention.num_heads // work.plan.tensor
-    return part.rows * heads * part.length * part.length * work.entry
+    entries = heads * part.length * part.length
+    return entries * FLOAT if _apart(work, part) else part.rows * entries * work.entry
+
+
+def _apart(work: Work, part: StackWork) -> bool:
+    """Whether attention has a learned bias that meets the mask a few rows at a time."""
+    attention = part.stack.attention
+    learned = part.stack.positions.kind == RelativeBias.kind
+    own = isinstance(attention, AttentionConfig) and attention.kv_heads == attention.num_heads
+    return learned and own and not work.config.model.dropout
 
 
 def _a_layer(part: StackWork) -> bool:
