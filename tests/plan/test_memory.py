@@ -25,10 +25,9 @@ from turnout.data.batch import Batch, Stream
 from turnout.models import head as head_module
 from turnout.models.build import build
 from turnout.models.head import Head
-from turnout.nn import learned_bias
 from turnout.objectives import build as build_objective
 from turnout.plan import moments
-from turnout.plan.activations import PART, activations, largest_layer, made
+from turnout.plan.activations import activations, largest_layer, made
 from turnout.plan.memory import UPDATED, memory, state_bytes
 from turnout.plan.weights import Weight, held
 from turnout.plan.work import fullest, routed, work_of
@@ -164,7 +163,6 @@ def test_gradients_of_earlier_micro_batches_are_there_from_the_start() -> None:
 def test_what_the_head_makes(half: bool, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 1 token, where nearly 2 would fit, of 20 and of all 96."""
     assert moments.CHUNK == head_module.CHUNK_ELEMENTS
-    assert PART == learned_bias.PART
     monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", chunk)
     monkeypatch.setattr(moments, "CHUNK", chunk)
     dtype = torch.bfloat16 if half else torch.float32

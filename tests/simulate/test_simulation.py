@@ -44,9 +44,10 @@ def test_weights_and_collectives_by_hand() -> None:
         ("all_reduce", 4, 8): 1,  # the norm
     }
     # Forward, then twice as much backward, of 16 tokens: projections 4 x 16 x 16, router 4 x 16,
-    # 2 experts of 2 x 16 x 24, attention 2 x 16 x 16 a token and the head's 40 x 16.
+    # 2 experts of 2 x 16 x 24, attention 2 x 16 x 16 a token and the head's 40 x 16; its logits
+    # twice, where a bias is learned.
     layer = 4 * 16 * 16 + 4 * 16 + 2 * 2 * 16 * 24 + 2 * 16 * 16
-    assert first.flops == 2 * 16 * (3 * (2 * layer + 40 * 16))
+    assert first.flops == 2 * 16 * (3 * (2 * layer + 40 * 16) + 2 * 16 * 16)
 
 
 def test_half_precision_is_gathered_and_not_cast() -> None:

@@ -1,6 +1,6 @@
 """Normalisation: by root mean square, or by mean and variance with a bias."""
 
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +25,9 @@ class RMSNorm(nn.Module):
         nn.init.ones_(self.weight)
 
     def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
-        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
-            found: tuple[Tensor, Tensor] = _RootMeanSquare.apply(x, self.weight, self.epsilon)  # type: ignore[no-untyped-call]
-            return found[0]
+        # A compiler decides by itself what it makes again.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return cast(Tensor, _RootMeanSquare.apply(x, self.weight, self.epsilon)[0])  # type: ignore[no-untyped-call]
         return _by_root_mean_square(x, self.weight, self.epsilon)[0]
 
 

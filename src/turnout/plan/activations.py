@@ -18,8 +18,6 @@ from turnout.config.norms import BIASED
 from turnout.config.positions import RelativeBias, Rotary
 from turnout.plan.work import FLOAT, INDEX, Load, StackWork, Work, routed
 
-PART = 1 << 21  # probabilities at a time where a bias is learned
-
 
 @dataclass(frozen=True)
 class Activations:
@@ -129,18 +127,17 @@ class Scores:
 
 
 def scores(work: Work, part: StackWork) -> Scores:
-    """The gradients of probabilities and of logits, or of a few rows, and of the bias alone."""
+    """The gradients of probabilities and of logits; of the bias alone where an operator makes both
+    a few rows at a time, which are not counted."""
     if part.stack.positions.kind != RelativeBias.kind:
         return Scores(0, 0)
     shared = 0 if _a_layer(part) else _bias(work, part)
+    if _apart(work, part):
+        return Scores(_bias(work, part), shared)
     heads = part.stack.attention.num_heads // work.plan.tensor
     entries = part.rows * heads * part.length * part.length
-    half = work.entry if work.entry != FLOAT else 0
-    if _apart(work, part):
-        at_once = min(entries, max(PART, part.length * part.length))
-        return Scores(2 * at_once * (FLOAT + half) + _bias(work, part), shared)
     if work.config.model.dropout:
-        return Scores(entries * FLOAT + (_bias(work, part) if half else 0), shared)
+        return Scores(entries * FLOAT + (_bias(work, part) if work.entry != FLOAT else 0), shared)
     return Scores(2 * entries * FLOAT, shared)
 
 
