@@ -16,8 +16,9 @@ SOURCE = ROOT / "src" / "turnout"
 ARROWS: dict[str, frozenset[str]] = {
     "config": frozenset(),
     "pytree": frozenset(),
+    "kernels": frozenset({"config"}),
     "nn": frozenset({"config", "pytree"}),
-    "moe": frozenset({"config", "pytree", "nn"}),
+    "moe": frozenset({"config", "pytree", "kernels", "nn"}),
     "data": frozenset({"config", "pytree"}),
     "models": frozenset({"config", "pytree", "nn", "moe", "data.batch"}),
     "objectives": frozenset({"config", "pytree", "moe", "models", "data.batch"}),
@@ -80,6 +81,7 @@ ARROWS: dict[str, frozenset[str]] = {
         {
             "config",
             "data.batch",
+            "kernels",
             "nn",
             "moe",
             "models",

@@ -23,6 +23,16 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
         yield folder
 
 
+@pytest.fixture(autouse=True)
+def no_kernels_by_themselves() -> Iterator[None]:
+    """``auto`` takes no kernel because the user, or another test, has built it."""
+    from turnout.kernels.grouped import GROUPED
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GROUPED, "preferred", frozenset())
+        yield
+
+
 @pytest.fixture(scope="session")
 def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve files of Python, each of forty short functions."""

@@ -133,6 +133,7 @@ def test_doctor_says_which_product_and_why(turnout: Turnout) -> None:
     assert "dtype auto:" in result.out
     assert "grouped_mm" in result.out
     assert "auto takes" in result.out
+    assert "native" not in result.out
 
 
 def test_an_older_step_is_not_resumed_over_a_newer_one(

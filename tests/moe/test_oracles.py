@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.kernels.cases import PRODUCTS
 from tests.moe.cases import ROUTERS, hidden, ragged_context, relative_error, small_layer, told
 from tests.moe.loop import layer_output
 from turnout.config.feed_forward import FeedForwardConfig
@@ -107,7 +108,7 @@ def test_every_kind_of_expert(config):
     check(layer, hidden(3, 8), ragged_context(3, 8))
 
 
-@pytest.mark.parametrize("product", ["slices", "rounded", "onednn", "grouped_mm", "padded_bmm"])
+@pytest.mark.parametrize("product", PRODUCTS)
 def test_every_product(product):
     layer = small_layer(TopKRouter(2), product=product, train_capacity_factor=1.0).train()
     check(layer, hidden(3, 8), ragged_context(3, 8))
@@ -217,7 +218,7 @@ def test_the_poison_is_there(poisoned_memory):
     assert torch.empty(7).isnan().all() and torch.ones(3).new_empty(5).isnan().all()
 
 
-@pytest.mark.parametrize("product", ["slices", "rounded", "onednn", "grouped_mm", "padded_bmm"])
+@pytest.mark.parametrize("product", PRODUCTS)
 @pytest.mark.parametrize("name", ["switch", "top_4_selected", "noisy_top_2", "ntlb"])
 def test_poisoned_scratch_reaches_no_output_or_gradient(name, product, poisoned_memory):
     """Drops, padding and passed-on choices leave rows that no product writes by itself."""

@@ -7,8 +7,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.kernels.cases import PRODUCTS
 from turnout.config.errors import ConfigError
-from turnout.moe.product_backends import BACKENDS, _rounded, kernel_rows
+from turnout.moe.product_backends import _rounded, kernel_rows
 from turnout.moe.products import (
     Choice,
     ProductShape,
@@ -50,7 +51,7 @@ def loop(rows, weight, counts):
     return out
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", PRODUCTS)
 @pytest.mark.parametrize("case", COUNTS)
 def test_linear_is_the_product_with_transposed_matrices(backend, case):
     rows, weight, offsets = problem(COUNTS[case], torch.float32)
@@ -82,7 +83,7 @@ def test_rows_for_a_kernel(monkeypatch):
     assert kernel_rows(130, torch.bfloat16, "cuda") == 130
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", PRODUCTS)
 @pytest.mark.parametrize("case", COUNTS)
 def test_product_and_gradients_equal_a_loop(backend, case):
     counts = COUNTS[case]
@@ -110,7 +111,7 @@ def test_product_and_gradients_equal_a_loop(backend, case):
     assert torch.allclose(weight.grad.double(), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", PRODUCTS)
 def test_a_stride_0_gradient_is_accepted(backend):
     rows, weight, offsets = problem([4, 4], torch.float32)
     weight.requires_grad_()
@@ -118,7 +119,7 @@ def test_a_stride_0_gradient_is_accepted(backend):
     assert torch.isfinite(weight.grad).all()
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", PRODUCTS)
 def test_no_rows_at_all(backend):
     weight = torch.randn(3, 8, 16, requires_grad=True)
     rows = torch.zeros(0, 8, requires_grad=True)
@@ -138,7 +139,7 @@ def test_float64_passes_gradcheck(backend):
     )
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", PRODUCTS)
 def test_it_traces_under_fake_tensors_and_counts_its_arithmetic(backend):
     rows, weight, offsets = problem(COUNTS["even"], torch.float32)
     with FakeTensorMode() as mode:
@@ -150,7 +151,7 @@ def test_it_traces_under_fake_tensors_and_counts_its_arithmetic(backend):
     assert counter.get_total_flops() == 2 * 2 * (16 + PAST) * 8 * 16
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", PRODUCTS)
 def test_operators_keep_torch_library_s_rules(backend):
     rows, weight, offsets = problem(COUNTS["empty experts"], torch.float32)
     rows, weight = torch.nan_to_num(rows).requires_grad_(), weight.requires_grad_()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from turnout.bench.timing import Work
+from turnout.kernels.grouped import GROUPED
 from turnout.nn import onednn
 from turnout.train.machine import machine, package_version, versions
 
@@ -56,6 +57,7 @@ def facts(peers: tuple[str, ...], kept: bool) -> Mapping[str, Any]:
         **machine(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "freed_memory": "kept" if kept else "given back",
+        "kernels": sorted(str(each).removeprefix("torch.") for each in GROUPED.preferred),
         "versions": {**versions(), **here},
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }

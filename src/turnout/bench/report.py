@@ -80,6 +80,7 @@ def _columns(row: Row) -> tuple[str, ...]:
 
 def _head(result: Result) -> str:
     machine = result.machine
+    kernels = " and ".join(machine["kernels"]) or "no"
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
         f"# turnout bench {result.suite}\n\n"
@@ -88,7 +89,7 @@ def _head(result: Result) -> str:
         f"column.\n\nCommand: `{result.command}`\n\n"
         f"{machine['processor']}, {machine['system']}, {machine['capability']}, "
         f"{machine['cores']} cores, {machine['threads']} threads; freed memory is "
-        f"{machine['freed_memory']}; {versions}; {machine['date']}."
+        f"{machine['freed_memory']}; {kernels} kernels in C++; {versions}; {machine['date']}."
     )
 
 

@@ -16,8 +16,17 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--rows", type=int, default=4096, metavar="N", help="rows of the measured products"
     )
+    parser.add_argument(
+        "--build",
+        action="store_true",
+        help="first build the kernels in C++, which `auto` takes from then on; seconds, once",
+    )
     options = parser.parse(arguments)
     import turnout
+    from turnout.kernels.grouped import GROUPED
+
+    if options.build:
+        GROUPED.prefer()
 
     print(f"turnout {turnout.__version__}, Python {platform.python_version()}, {_platform()}")
     print(", ".join(f"{name} {version(name)}" for name in _PACKAGES))
@@ -42,13 +51,25 @@ def _hardware() -> list[str]:
         f"threads: {torch.get_num_threads()} (OMP_NUM_THREADS or train.threads changes them)",
         f"dtype auto: {str(dtype).removeprefix('torch.')}, since {why}",
         f"accelerators: {names}",
+        f"kernels in C++: {_kernels()}",
     ]
+
+
+def _kernels() -> str:
+    from turnout.kernels.grouped import GROUPED
+
+    if GROUPED.missing:
+        return f"none; {GROUPED.missing}"
+    if not GROUPED.preferred:
+        return "not built; `turnout doctor --build` builds them, and `auto` takes them from then on"
+    return "built"
 
 
 def _products(rows: int) -> list[str]:
     """A line a shape: every backend's time, measured now, and what ``auto`` takes and why."""
     import torch
 
+    from turnout.kernels.grouped import GROUPED
     from turnout.moe import products
     from turnout.moe.product_backends import BACKENDS
 
@@ -61,6 +82,8 @@ def _products(rows: int) -> list[str]:
         for dtype in (torch.float32, torch.bfloat16):
             shape = products.ProductShape(rows, experts, d_in, d_out, dtype, "cpu")
             usable = [name for name in BACKENDS if products.usable(name, shape)]
+            if not GROUPED.preferred:  # timing them would build them
+                usable = [name for name in usable if name != "native"]
             times = {name: _milliseconds(shape, name, generator) for name in usable}
             lines.append(_product_line(shape, times, products.choose(shape)))
     return lines

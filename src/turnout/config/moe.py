@@ -11,7 +11,7 @@ from turnout.config.routers import RouterConfig, SwitchRouter
 
 Priority = Literal["token", "choice", "score", "random"]
 DispatcherName = Literal["sorted", "einsum"]
-ProductName = Literal["auto", "slices", "rounded", "onednn", "grouped_mm", "padded_bmm"]
+ProductName = Literal["auto", "slices", "rounded", "onednn", "grouped_mm", "padded_bmm", "native"]
 AttentionExperts = Literal["none", "also", "only"]
 Rounding = Literal["nearest", "floor", "ceil", "ceil_multiple_of_4", "floor_multiple_of_4_up"]
 

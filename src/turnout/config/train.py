@@ -168,10 +168,13 @@ class RunConfig:
 
     def standing_alone(self) -> "RunConfig":
         """The same without what belonged to its own training: where its weights came from, which
-        of them changed, adapters, a teacher, and how it was laid over ranks."""
+        of them changed, adapters, a teacher, how it was laid over ranks, and the product that was
+        the fastest on its machine."""
         train = replace(self.train, trained=("all",), patience=0)
+        moe = self.model.moe
         return replace(
             self,
+            model=replace(self.model, moe=None if moe is None else replace(moe, product="auto")),
             train=train,
             start=StartConfig(),
             lora=None,

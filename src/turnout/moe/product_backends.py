@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from turnout.config.moe import ProductName
+from turnout.kernels.grouped import GROUPED
 from turnout.nn import onednn
 from turnout.nn.reuse import GRADIENTS
 
@@ -202,6 +203,17 @@ def _padded_bmm_outer(rows: Tensor, grad: Tensor, offsets: Tensor, dtype: torch.
     return torch.bmm(padded.transpose(1, 2), padded_grad).to(dtype)
 
 
+def _native(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+    return GROUPED.product(rows, weight, offsets)
+
+
+def _native_outer(rows: Tensor, grad: Tensor, offsets: Tensor, dtype: torch.dtype) -> Tensor:
+    wide = rows.dtype == torch.float32  # whose sums are not rounded before they are done
+    out = gradient_room(rows, grad, offsets, torch.float32 if wide else dtype)
+    GROUPED.outer(rows, grad, offsets, out)
+    return out.to(dtype)
+
+
 @dataclass(frozen=True)
 class Backend:
     """A product and its outer product (the weights' gradient)."""
@@ -216,4 +228,5 @@ BACKENDS: dict[ProductName, Backend] = {
     "onednn": Backend(_onednn, _onednn_outer),
     "grouped_mm": Backend(_grouped_mm, _grouped_mm_outer),
     "padded_bmm": Backend(_padded_bmm, _padded_bmm_outer),
+    "native": Backend(_native, _native_outer),
 }

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from turnout.config.errors import ConfigError
 from turnout.config.moe import ProductName
+from turnout.kernels.grouped import GROUPED
 from turnout.moe.product_backends import BACKENDS
 from turnout.nn import onednn
 
@@ -28,7 +29,8 @@ def grouped_product(
     """``out[n] = rows[n] @ weight[e]`` for ``offsets[e-1] <= n < offsets[e]``.
 
     Rows past the last offset give zero, whatever they hold, and receive a zero gradient. A weight
-    of another dtype is cast to that of the rows, and has its gradient in its own.
+    of another dtype is cast to that of the rows, and has its gradient in its own. ``native`` casts
+    float32 weights while it reads them, and keeps no copy.
 
     Args:
         offsets: int32, the end of each expert's rows, ascending, at most N.
@@ -70,7 +72,8 @@ def _multiply(
             f"another for {rows.dtype} of widths {d_in} and {d_out}",
             "'auto' chooses one that takes them",
         )
-    cast = None if weight.dtype == rows.dtype else weight.detach().to(rows.dtype)
+    as_it_is = weight.dtype == rows.dtype or (chosen == "native" and weight.dtype == torch.float32)
+    cast = None if as_it_is else weight.detach().to(rows.dtype)
     out: Tensor = torch.ops.turnout.grouped_product(rows, weight, cast, offsets, transposed, chosen)
     return out
 
@@ -98,11 +101,15 @@ class Choice:
 def choose(shape: ProductShape) -> Choice:
     """The backend for a shape, by static facts alone; docs/results/products.md has the times.
 
+    ``native`` leads in both dtypes on processors with AVX-512 (docs/results/layer.md), and is taken
+    where it was built beforehand: nothing is compiled that nobody asked for.
     On CPUs ``slices`` is level with ``grouped_mm`` in float32, and ``onednn`` takes half their time
     where ``nn.onednn`` says so. In bfloat16 and float16 every new number of rows makes oneDNN
     compile a kernel, and keep up to 1,024 of them: ``rounded`` meets few numbers, in two to three
     times less time and without the memory.
     """
+    if shape.device == "cpu" and shape.dtype in GROUPED.preferred:
+        return Choice("native", "built here, and fastest measured with AVX-512")
     if shape.device == "cpu" and shape.dtype in (torch.bfloat16, torch.float16):
         return Choice("rounded", "fastest measured on CPUs in half precision")
     if onednn.takes(shape.dtype, shape.device, shape.d_in * shape.d_out):
@@ -116,6 +123,8 @@ def choose(shape: ProductShape) -> Choice:
 
 def usable(backend: ProductName, shape: ProductShape) -> bool:
     """Whether the backend accepts a shape at all."""
+    if backend == "native":
+        return shape.device == "cpu" and shape.dtype in GROUPED.dtypes
     if backend == "onednn":
         return onednn.available() and shape.device == "cpu" and shape.dtype == torch.float32
     if backend != "grouped_mm":
