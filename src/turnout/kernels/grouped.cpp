@@ -149,10 +149,9 @@ struct Task {
   void run(const Task* next) const {
     static thread_local Scratch scratch;
     if (inner == 0) return clear();
-    const long parts = (rows + HEIGHT - 1) / HEIGHT;
-    for (long part = 0, row = 0; part < parts; part++) {
-      const long count = (rows - row + parts - part - 1) / (parts - part);
-      run(scratch, row, count, part == parts - 1 ? next : nullptr);
+    for (long parts = (rows + TALLEST - 1) / TALLEST, row = 0; parts > 0; parts--) {
+      const long count = (rows - row + parts - 1) / parts;
+      run(scratch, row, count, parts == 1 ? next : nullptr);
       row += count;
     }
     _mm_sfence();  // behind what was written past the caches
@@ -164,22 +163,25 @@ struct Task {
   }
 
   void run(Scratch& scratch, long row, long count, const Task* next) const {
-    const bool at_once = inner <= MOST, plain = std::is_same<Out, float>::value && at_once;
-    for (long k = 0; k < inner; k += MOST) {
+    const bool plain = std::is_same<Out, float>::value && inner <= MOST;
+    Target to{scratch.sums.get(), WIDTH, false, false};
+    if (plain) to = Target{reinterpret_cast<float*>(out + row * line), line, false, past};
+    for (long k = 0; k < inner; k += MOST, to.add = true) {
       const long depth = std::min(MOST, inner - k), words = words_of<Entry>(depth);
-      if (row == 0 || !at_once) pack<Rows>(right, columns, k, depth, scratch.right.get());
-      fetch(left, row, count, k, depth, scratch.left.get());
-      Target to{scratch.sums.get(), WIDTH, k > 0, false};
-      if (plain) to = Target{reinterpret_cast<float*>(out + row * line), line, false, past};
-      Ahead then;
-      if (k + MOST < inner)
-        then = ahead(k + MOST);
-      else if (next)
-        then = next->ahead(0);
-      if (left.upright)
-        tiles<Rows, 1, BY_WORD>(scratch, count, columns, words, to, then);
-      else
-        tiles<Rows, BY_ROW, 1>(scratch, count, columns, words, to, then);
+      pack<Rows>(right, columns, k, depth, scratch.right.get());
+      for (long parts = (count + HEIGHT - 1) / HEIGHT, from = 0; parts > 0; parts--) {
+        const long height = (count - from + parts - 1) / parts;
+        fetch(left, row + from, height, k, depth, scratch.left.get());
+        Ahead then;
+        if (parts == 1 && k + MOST < inner) then = ahead(k + MOST);
+        if (parts == 1 && k + MOST >= inner && next) then = next->ahead(0);
+        const Target part{to.at + from * to.line, to.line, to.add, to.past};
+        if (left.upright)
+          tiles<Rows, 1, BY_WORD>(scratch, height, columns, words, part, then);
+        else
+          tiles<Rows, BY_ROW, 1>(scratch, height, columns, words, part, then);
+        from += height;
+      }
     }
     if (!plain) write(scratch.sums.get(), count, columns, out + row * line, line);
   }

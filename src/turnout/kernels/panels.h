@@ -15,6 +15,7 @@ constexpr int COLUMNS = 32;         // of a panel: two registers
 constexpr int ROWS = 14;            // of a tile: 28 sums, which leave registers for both factors
 constexpr int WORDS = 512;          // of the inner dimension at a time
 constexpr int HEIGHT = 16 * ROWS;   // rows of the left factor at a time
+constexpr int TALLEST = 4 * HEIGHT;  // rows that a packed right factor is multiplied by
 constexpr int WIDTH = 256;          // columns of the right factor at a time
 constexpr int AHEAD = 4;            // lines that are fetched before they are packed
 constexpr int BY_ROW = WORDS + 16;  // from row to row, so that rows do not share a set of a cache
@@ -41,7 +42,7 @@ Room<T> room(size_t count) {
 struct Scratch {
   Room<uint32_t> right = room<uint32_t>(WORDS * WIDTH);
   Room<uint32_t> left = room<uint32_t>(std::max(HEIGHT * BY_ROW, WORDS * BY_WORD));
-  Room<float> sums = room<float>(HEIGHT * WIDTH);
+  Room<float> sums = room<float>(TALLEST * WIDTH);
 };
 
 // A matrix in memory: `line` entries from one of its lines to the next. Upright, a line runs along
