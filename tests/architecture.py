@@ -24,7 +24,8 @@ ARROWS: dict[str, frozenset[str]] = {
     "objectives": frozenset({"config", "pytree", "moe", "models", "data.batch"}),
     "conformance": frozenset({"config", "moe", "models", "data.batch"}),
     "integrations": frozenset(
-        {"config", "nn", "moe", "models", "conformance", "checkpoint", "convert", "evaluate"}
+        {"config", "kernels", "nn", "moe", "models", "conformance", "checkpoint", "convert"}
+        | {"evaluate"}
     ),
     "checkpoint": frozenset({"config"}),
     "plan": frozenset({"config"}),

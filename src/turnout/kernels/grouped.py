@@ -61,6 +61,10 @@ class GroupedKernels:
         self._loaded()
         self.preferred = self.dtypes
 
+    def prefers(self, rows: torch.dtype, weight: torch.dtype) -> bool:
+        """Whether they are taken where nobody says otherwise, for rows and a weight of these."""
+        return rows in self.preferred and (rows, weight) in _KINDS
+
     def product(
         self,
         rows: Float[Tensor, "N D"],

@@ -10,10 +10,11 @@ from transformers import AutoModelForCausalLM
 from transformers.integrations import moe as theirs
 
 from tests.integrations.transformers.families import FAMILIES, answer, apart, built, text
+from tests.kernels.cases import BUILDS, PRODUCTS
 from turnout.config.errors import ConfigError, UserError
 from turnout.integrations.transformers import use
 from turnout.integrations.transformers.experts import implementation
-from turnout.moe.product_backends import BACKENDS
+from turnout.kernels.grouped import GROUPED
 
 BOUND = 1e-5
 
@@ -40,7 +41,18 @@ def test_logits_and_gradients_are_those_of_the_eager_path(family: str) -> None:
     compare(built(family))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("preferred", [True] if BUILDS else [False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kernels_in_c_where_they_are_preferred(
+    family: str, preferred: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Experts in turn, each by a grouped product of one."""
+    if preferred:
+        monkeypatch.setattr(GROUPED, "preferred", GROUPED.dtypes)
+    compare(built(family))
+
+
+@pytest.mark.parametrize("backend", PRODUCTS)
 @pytest.mark.parametrize("family", ["olmoe", "gpt_oss"])
 def test_every_backend_of_the_product(family: str, backend: str) -> None:
     use(product=backend)
