@@ -15,6 +15,7 @@ from turnout.integrations.transformers.layout import Layout
 from turnout.integrations.transformers.library import experts_interface
 from turnout.integrations.transformers.order import Order
 from turnout.integrations.transformers.turns import in_turn
+from turnout.kernels.grouped import GROUPED
 from turnout.moe.products import grouped_linear, grouped_product
 
 NAME = "turnout"
@@ -31,7 +32,8 @@ def use(product: ProductName = "auto") -> None:
 
     Args:
         product: the backend of the grouped product; ``auto`` chooses by shape, and on CPUs takes
-            the experts in turn.
+            the experts in turn, unless the kernels in C++ were built beforehand (``turnout doctor
+            --build``): by them grouped products are the faster way.
 
     Raises:
         UserError: transformers is missing, or older than its experts interface.
@@ -47,7 +49,8 @@ def implementation(product: ProductName = "auto") -> Implementation:
     ) -> Tensor:
         layout = Layout.of(module)
         order = Order.of(top_k_index, layout.num_experts)
-        if product == "auto" and suits(layout):
+        by_kernels = GROUPED.prefers(layout.dtype, layout.up.dtype)
+        if product == "auto" and suits(layout) and not by_kernels:
             return in_turn(layout, order, hidden_states, top_k_weights)
         return grouped(layout, order, hidden_states, top_k_weights, product)
 
@@ -55,8 +58,8 @@ def implementation(product: ProductName = "auto") -> Implementation:
 
 
 def suits(layout: Layout) -> bool:
-    """Whether the experts may be taken in turn: on CPUs, where it is faster than grouped products;
-    it reads the loads, so that a compiled graph would break there."""
+    """Whether the experts may be taken in turn: on CPUs, where it is faster than grouped products
+    of PyTorch; it reads the loads, so that a compiled graph would break there."""
     on_host = layout.up.device.type == "cpu" and not torch.compiler.is_compiling()
     return on_host and layout.alone and layout.norm is None
 
@@ -81,7 +84,7 @@ def grouped(
 
     def project(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
         multiply = grouped_product if layout.transposed else grouped_linear
-        out = multiply(rows, matrix.to(layout.dtype), order.offsets, product)
+        out = multiply(rows, matrix, order.offsets, product)
         return out if bias is None else out + bias.to(layout.dtype).index_select(0, of_row)
 
     hidden = layout.activation(project(rows, layout.up, layout.up_bias))

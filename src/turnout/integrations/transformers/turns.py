@@ -18,7 +18,6 @@ from torch.autograd.function import once_differentiable
 
 from turnout.integrations.transformers.layout import Activation, Layout
 from turnout.integrations.transformers.order import Order
-from turnout.kernels.grouped import GROUPED
 from turnout.moe.product_backends import kernel_rows
 from turnout.nn import onednn
 
@@ -178,7 +177,7 @@ class Back:
         if into is None:
             return
         left, right = (rows, grad) if self.form.transposed else (grad, rows)
-        _outer_into(left, right, into[turn.expert])
+        onednn.fastest_into(left.t(), right, into[turn.expert])
 
     def _bias(self, into: Tensor | None, turn: Turn, grad: Tensor) -> None:
         if into is not None:
@@ -197,8 +196,6 @@ class Back:
 def _rows(source: Tensor, turn: Turn, form: Form) -> Float[Tensor, "M D"]:
     """An expert's rows, zeros behind them where a kernel wants a rounder number."""
     rows = source.index_select(0, turn.token).to(form.dtype)
-    if form.dtype in GROUPED.preferred:  # whose products take any number of rows
-        return rows
     size = kernel_rows(len(turn.token), form.dtype, source.device.type)
     return rows if size == rows.shape[0] else _grown(rows, size)
 
@@ -217,30 +214,11 @@ def _grown(rows: Tensor, size: int) -> Tensor:
 def _times(
     rows: Tensor, matrix: Tensor, form: Form, bias: Tensor | None, turn: Turn
 ) -> Float[Tensor, "M _"]:
-    out = _product(rows, matrix if form.transposed else matrix.t())
+    matrix = matrix.to(form.dtype)
+    out = onednn.fastest(rows, matrix if form.transposed else matrix.t())
     return out if bias is None else out.add_(bias[turn.expert].to(form.dtype))
 
 
 def _back_times(grad: Tensor, matrix: Tensor, form: Form) -> Float[Tensor, "M _"]:
-    return _product(grad, matrix.t() if form.transposed else matrix)
-
-
-def _product(rows: Float[Tensor, "M D"], matrix: Float[Tensor, "D F"]) -> Float[Tensor, "M F"]:
-    """In the dtype of the rows."""
-    if GROUPED.prefers(rows.dtype, matrix.dtype):
-        return GROUPED.product(rows, matrix.unsqueeze(0), _all(rows))
-    return onednn.fastest(rows, matrix.to(rows.dtype))
-
-
-def _outer_into(
-    left: Float[Tensor, "M D"], right: Float[Tensor, "M F"], out: Float[Tensor, "D F"]
-) -> None:
-    if GROUPED.prefers(left.dtype, out.dtype):
-        GROUPED.outer(left, right, _all(left), out.unsqueeze(0))
-    else:
-        onednn.fastest_into(left.t(), right, out)
-
-
-def _all(rows: Tensor) -> Int[Tensor, " 1"]:
-    """The offsets of one expert that has all rows."""
-    return torch.tensor([len(rows)], dtype=torch.int32)
+    matrix = matrix.to(form.dtype)
+    return onednn.fastest(grad, matrix.t() if form.transposed else matrix)
