@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from tests.kernels.cases import BUILDS
 from tests.moe.cases import ROUTERS, full_mask, hidden, relative_error, small_layer, told
+from turnout.kernels.grouped import GROUPED
 from turnout.moe import RoutingContext
 from turnout.moe.dispatch import EinsumDispatcher
 
@@ -42,6 +44,13 @@ TIERS = [pytest.param(n, marks=[] if n in FAST else [pytest.mark.slow]) for n in
 @pytest.mark.parametrize("name", TIERS)
 def test_one_graph_for_all_counts(name, capacity):
     layer = small_layer(ROUTERS[name], group_tokens=16, train_capacity_factor=capacity).train()
+    check_compiled(layer, "aot_eager")
+
+
+@pytest.mark.parametrize("product", ["native", "auto"] if BUILDS else [])
+def test_kernels_in_c_are_part_of_the_graph(product, monkeypatch):
+    monkeypatch.setattr(GROUPED, "preferred", GROUPED.dtypes)
+    layer = small_layer(ROUTERS["top_2"], group_tokens=16, product=product).train()
     check_compiled(layer, "aot_eager")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.kernels.cases import BUILDS, PRODUCTS
 from tests.models.cases import CASES, batch_for
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,8 +22,9 @@ from turnout.config import presets
 from turnout.config.moe import MoEConfig
 from turnout.config.train import RunConfig
 from turnout.data.batch import Batch
+from turnout.kernels.grouped import GROUPED
 from turnout.models.build import build
-from turnout.moe.products import BACKENDS, grouped_product
+from turnout.moe.products import grouped_product
 from turnout.train.optim import role_of
 from turnout.train.state import TrainState
 from turnout.train.step import optimiser_step
@@ -108,6 +110,18 @@ def test_a_weight_is_cast_once_a_step_and_experts_are_not_copied(name: str, dtyp
     assert copied <= {"grouped_product"}, copied  # of so few entries, rows times them are more
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"] if BUILDS else [])
+def test_kernels_in_c_need_no_cast_of_an_expert(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GROUPED, "preferred", GROUPED.dtypes)
+    run = run_of("switch", dtype)
+    counts = counted(run, batch_for(run.model, LENGTHS, LENGTHS))
+    experts = {weight for weight in counts.sizes if role_of(weight) == "experts"}
+    assert experts and not experts & counts.casts.keys()
+    assert {op for weight, op in counts.copies if weight in experts} <= {"grouped_product"}
+
+
 def tables(dispatcher: str) -> set[tuple[int, ...]]:
     """Shapes with an entry for each expert, and for several times as many pairs as there are
     tokens, that are no weight's."""
@@ -128,7 +142,7 @@ def test_nothing_has_tokens_experts_and_slots_at_once() -> None:
     assert tables("einsum")
 
 
-@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "padded_bmm"])
+@pytest.mark.parametrize("backend", [name for name in PRODUCTS if name != "padded_bmm"])
 def test_no_backend_copies_a_matrix_in_its_product(backend: Any) -> None:
     """Inside of the operator, where a dispatch mode does not see: 5 matrices of 24 x 40."""
     rows, weight = torch.randn(64, 24), torch.randn(5, 24, 40)
