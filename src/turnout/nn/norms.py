@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 @final
@@ -55,6 +56,7 @@ class _RootMeanSquare(torch.autograd.Function):
         return y, root
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, root = ctx.saved_tensors
         normal, upstream = x.float() * root, upstream.float()

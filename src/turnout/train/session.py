@@ -25,7 +25,7 @@ from turnout.data.tokenizers import load as tokenizers
 from turnout.models import adapters
 from turnout.models.base import Model
 from turnout.models.build import build as build_model
-from turnout.moe.products import ProductShape, choose
+from turnout.moe.products import ProductShape, choose, usable
 from turnout.objectives import LanguageObjective
 from turnout.train.hash_tables import fill_hash_tables
 from turnout.train.precision import compute_dtype
@@ -299,7 +299,9 @@ def with_product(config: RunConfig, data: Data) -> tuple[RunConfig, str]:
     )
     choice = choose(shape)
     model = replace(config.model, moe=replace(moe, product=choice.backend))
-    return replace(config, model=model), choice.why
+    buildable = usable("native", shape) and choice.backend != "native"
+    hint = "; `turnout doctor --build` builds a faster one" if buildable else ""
+    return replace(config, model=model), choice.why + hint
 
 
 def _adapted(model: Model, config: RunConfig) -> adapters.Report | None:
