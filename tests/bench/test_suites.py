@@ -22,6 +22,7 @@ from turnout.bench.step import StepSuite
 from turnout.bench.suite import run
 from turnout.bench.timing import Times
 from turnout.config.errors import UserError
+from turnout.kernels.grouped import GROUPED
 
 PROBE = Probe(square=16, size=1 << 10)
 SIZE = Size(width=16, layers=2, vocabulary=40, experts=3)
@@ -247,11 +248,13 @@ def test_families_and_rows_are_checked():
 # Scaling
 
 
-def test_traffic_of_weights_by_hand():
+def test_traffic_of_weights_by_hand(monkeypatch):
     # two matrices of 16 by 64 an expert; read forward and backward, gradient written: 3 * 4 bytes
     assert weight_bytes(2, 16, torch.float32) == 2 * 2 * 1024 * 12
     # read and cast, 4 + 2; read twice in bfloat16, 2 + 2; gradient written, 4
     assert weight_bytes(1, 16, torch.bfloat16) == 2 * 1024 * 14
+    monkeypatch.setattr(GROUPED, "preferred", frozenset({torch.bfloat16}))
+    assert weight_bytes(1, 16, torch.bfloat16) == 2 * 1024 * 12  # read as they are
     # 0.5 s, and 300 bytes more at 100 a second
     assert predicted(0.5, 300, 100.0) == 3.5
 

@@ -22,6 +22,7 @@ from turnout.bench.memory import beyond
 from turnout.bench.options import BOTH, Options
 from turnout.bench.suite import Cells, Contest, Suite
 from turnout.bench.timing import Spread, Times, Work
+from turnout.kernels.grouped import GROUPED
 
 
 @final
@@ -40,13 +41,13 @@ class ScalingSuite(Suite):
 def weight_bytes(experts: int, width: int, dtype: torch.dtype) -> int:
     """Bytes of experts' weights that a step reads and writes, both matrices of every expert.
 
-    In float32 three passes of 4: read forward, read backward, gradient written. In bfloat16 the
-    weights are cast first, which reads 4 and writes 2; the products read 2 and 2; the gradient is
-    written in 4.
+    In float32 three passes of 4: read forward, read backward, gradient written. So it is in
+    bfloat16 by kernels in C++, which round what they read; without them the weights are cast first,
+    which reads 4 and writes 2; the products read 2 and 2; the gradient is written in 4.
     """
     elements = experts * 2 * width * TIMES_WIDER * width
-    each = 4 + 4 + 4 if dtype == torch.float32 else (4 + 2) + 2 + 2 + 4
-    return elements * each
+    as_they_are = dtype == torch.float32 or GROUPED.prefers(dtype, torch.float32)
+    return elements * (4 + 4 + 4 if as_they_are else (4 + 2) + 2 + 2 + 4)
 
 
 def predicted(first: float, extra: int, bandwidth: float) -> float:
