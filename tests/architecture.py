@@ -17,7 +17,7 @@ ARROWS: dict[str, frozenset[str]] = {
     "config": frozenset(),
     "pytree": frozenset(),
     "kernels": frozenset({"config"}),
-    "nn": frozenset({"config", "pytree"}),
+    "nn": frozenset({"config", "pytree", "kernels"}),
     "moe": frozenset({"config", "pytree", "kernels", "nn"}),
     "data": frozenset({"config", "pytree"}),
     "models": frozenset({"config", "pytree", "nn", "moe", "data.batch"}),

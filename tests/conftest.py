@@ -27,9 +27,11 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
 def no_kernels_by_themselves() -> Iterator[None]:
     """``auto`` takes no kernel because the user, or another test, has built it."""
     from turnout.kernels.grouped import GROUPED
+    from turnout.kernels.operators import FEW_ROWS
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(GROUPED, "preferred", frozenset())
+        patch.setattr(FEW_ROWS, "preferred", frozenset())
         yield
 
 

@@ -41,7 +41,6 @@ EVERYTHING = [
 EXCUSED = {
     "moe/product_backends.py: offsets.tolist()": "the slice and bmm backends of a custom op, "
     "opaque to compile, need the ends of each expert's rows as integers",
-    "moe/packed.py: offsets.tolist()": "the same, in an op of its own",
     "moe/product_backends.py: padded[place]": "a store to distinct rows, in an op without "
     "autograd inside",
     "moe/products.py: BACKENDS[backend]": "a dict by name",

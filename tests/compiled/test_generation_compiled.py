@@ -3,22 +3,21 @@
 import pytest
 import torch
 
+from tests.kernels.cases import PACKINGS, pack_everything
 from tests.models.cases import CASES
 from turnout.config.errors import ConfigError, UserError
 from turnout.generate import GenerateOptions, generate, step
 from turnout.models import Model, build, prepared
-from turnout.nn import onednn
 
 PROMPTS = [[3, 14, 15], [9, 2]]
 OPTIONS = GenerateOptions(8)
 COMPILED = GenerateOptions(8, compile=True)
 
 
-@pytest.fixture
-def packing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every matrix is packed, of any size, on any processor."""
-    monkeypatch.setattr(onednn, "WIDE", onednn.available())
-    monkeypatch.setattr(onednn, "SMALL", 0)
+@pytest.fixture(params=PACKINGS)
+def packing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every matrix is packed."""
+    pack_everything(monkeypatch, request.param)
 
 
 def ready(name: str) -> Model:

@@ -10,11 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from turnout.config.errors import UserError
-from turnout.kernels import grouped
 from turnout.kernels.grouped import GROUPED, GroupedKernels
+from turnout.kernels.library import HERE
 from turnout.moe.products import Choice, ProductShape, choose, grouped_linear, grouped_product
 
-FLAGS = grouped._processor_flags(grouped.Path("/proc/cpuinfo"))
+_, FLAGS = HERE
 KINDS = [
     (torch.float32, torch.float32),
     (torch.bfloat16, torch.float32),

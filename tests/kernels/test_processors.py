@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from turnout.config.errors import ConfigError, UserError
-from turnout.kernels import grouped
+from turnout.kernels import library
 from turnout.kernels.grouped import GROUPED, GroupedKernels
 from turnout.moe.products import ProductShape, grouped_product, usable
 
@@ -31,5 +31,5 @@ def test_bfloat16_needs_its_instructions():
 
 def test_flags_of_a_processor(tmp_path):
     (tmp_path / "cpuinfo").write_text("vendor_id : X\nflags\t\t: fpu avx512_bf16\nflags : other\n")
-    assert grouped._processor_flags(tmp_path / "cpuinfo") == {"fpu", "avx512_bf16"}
-    assert grouped._processor_flags(tmp_path / "absent") == frozenset()
+    assert library._processor_flags(tmp_path / "cpuinfo") == {"fpu", "avx512_bf16"}
+    assert library._processor_flags(tmp_path / "absent") == frozenset()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.kernels.cases import PACKINGS, pack_everything
 from tests.models.cases import CASES, batch_for
 from turnout.config.feed_forward import FeedForwardConfig
 from turnout.generate import GenerateOptions, generate
@@ -10,7 +11,7 @@ from turnout.models import Model, build, prepared
 from turnout.moe.experts import Experts
 from turnout.moe.packed import PackedExperts
 from turnout.moe.routers import Router
-from turnout.nn import onednn
+from turnout.nn import packed
 
 
 def ready(name: str, dtype: torch.dtype) -> Model:
@@ -62,22 +63,22 @@ def test_training_the_model_leaves_what_was_prepared() -> None:
     assert not torch.equal(once.embedding.weight, model.embedding.weight.bfloat16())
 
 
-@pytest.fixture
-def packing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every matrix is packed, of any size, on any processor."""
-    monkeypatch.setattr(onednn, "WIDE", onednn.available())
-    monkeypatch.setattr(onednn, "SMALL", 0)
+@pytest.fixture(params=PACKINGS)
+def packing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every matrix is packed."""
+    pack_everything(monkeypatch, request.param)
+    return str(request.param)
 
 
 @pytest.mark.usefixtures("packing")
 @pytest.mark.parametrize("name", CASES)
 def test_packed_matrices_compute_the_same(name: str) -> None:
     model = ready(name, torch.float32)
-    packed = prepared(model)
-    assert packed is not model and prepared(packed) is packed
+    once = prepared(model)
+    assert once is not model and prepared(once) is once
     batch = batch_for(CASES[name], [16, 9], [11, 16])
     with torch.no_grad():
-        slow, fast = model(batch), packed(batch)
+        slow, fast = model(batch), once(batch)
     torch.testing.assert_close(slow.hidden, fast.hidden, rtol=1e-4, atol=1e-5)
     logits = [each.head.logits(each.hidden) for each in (slow, fast)]
     torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
@@ -85,18 +86,21 @@ def test_packed_matrices_compute_the_same(name: str) -> None:
         assert torch.equal(one.kept, other.kept)
     prompts = [[3, 14, 15], [9]]
     for options in (GenerateOptions(6), GenerateOptions(6, num_beams=2)):
-        assert generate(model, prompts, options) == generate(packed, prompts, options)
+        assert generate(model, prompts, options) == generate(once, prompts, options)
 
 
-@pytest.mark.usefixtures("packing")
-def test_nothing_large_is_left_as_it_was() -> None:
+def test_nothing_large_is_left_as_it_was(packing: str) -> None:
     model = ready("switch", torch.float32)
-    packed = prepared(model)
-    for name, weight in packed.named_parameters():
-        inside = ".router." in name or "norm" in name or "position_bias" in name
-        assert weight.is_mkldnn != (inside or name == "embedding.weight"), name
-    assert packed.packed_embedding is not None and packed.output_head().weight.is_mkldnn
-    assert packed.embedding.weight is model.embedding.weight
+    once = prepared(model)
+    before = {id(weight) for weight in model.parameters()}
+    for name, weight in once.named_parameters():
+        kept = any(each in name for each in (".router.", "norm", "position_bias"))
+        kept |= name == "embedding.weight"
+        assert (id(weight) in before) == kept, name
+        assert weight.is_mkldnn == (packing == "onednn" and not kept), name
+    head = once.output_head()
+    assert head.packed and head.weight is once.packed_embedding
+    assert head.weight.is_mkldnn == (packing == "onednn")
 
 
 FORMS = {
@@ -108,6 +112,7 @@ FORMS = {
 LOADS = {"even": [2, 2, 2], "one": [0, 5, 0], "some past the last": [1, 0, 2], "none": [0, 0, 0]}
 
 
+@pytest.mark.usefixtures("packing")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("load", LOADS)
@@ -135,15 +140,16 @@ def test_packed_experts_are_the_experts(load: str, form: str, dtype: torch.dtype
 
 def test_small_matrices_and_other_dtypes_stay() -> None:
     large, small = torch.zeros(512, 512), torch.zeros(8, 8)
-    assert onednn.packs(large, torch.float32) == onednn.WIDE
-    assert not onednn.packs(small, torch.float32)
-    assert not onednn.packs(large, torch.float64) and not onednn.packs(large, torch.float16)
+    assert packed.packs(large, torch.float32) == packed.WIDE
+    assert not packed.packs(small, torch.float32)
+    assert not packed.packs(large, torch.float64) and not packed.packs(large, torch.float16)
 
 
+@pytest.mark.usefixtures("packing")
 @pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 17), (37,), (2, 64), (0,), (2, 0)])
 def test_any_number_of_rows(shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(*shape, 8, generator=generator)
     weight, bias = torch.randn(6, 8, generator=generator), torch.randn(6, generator=generator)
-    found = onednn.packed_linear(x, onednn.packed(weight), bias)
+    found = packed.packed_linear(x, packed.packed(weight), bias)
     torch.testing.assert_close(found, x @ weight.t() + bias, rtol=1e-5, atol=1e-5)

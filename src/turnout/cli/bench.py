@@ -73,9 +73,11 @@ def run(arguments: Sequence[str]) -> int:
 def _build_kernels() -> None:
     """Ours at their best: with kernels in C++ wherever they can be."""
     from turnout.kernels.grouped import GROUPED
+    from turnout.kernels.operators import FEW_ROWS
 
     try:
         GROUPED.prefer()
+        FEW_ROWS.prefer()
     except UserError as error:
         _tell(f"without {error}")
 

@@ -24,9 +24,11 @@ def run(arguments: Sequence[str]) -> int:
     options = parser.parse(arguments)
     import turnout
     from turnout.kernels.grouped import GROUPED
+    from turnout.kernels.operators import FEW_ROWS
 
     if options.build:
         GROUPED.prefer()
+        FEW_ROWS.prefer()
 
     print(f"turnout {turnout.__version__}, Python {platform.python_version()}, {_platform()}")
     print(", ".join(f"{name} {version(name)}" for name in _PACKAGES))

@@ -140,7 +140,8 @@ def _tokens(
     cache = model.empty_cache(len(prompts), length)
     for position in range(options.max_new_tokens):
         logits, cache = next_logits(model, batch, cache, options, position)
-        token = choose(logits, options, uniform(keys, position))
+        draw = uniform(keys, position) if options.temperature else None
+        token = choose(logits, options, draw)
         yield token
         batch = next_batch(batch, token, torch.tensor(live, device=device))
 

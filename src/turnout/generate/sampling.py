@@ -36,14 +36,15 @@ def uniform(keys: Int64[np.ndarray, " B"], position: int) -> Float64[Tensor, " B
 
 
 def choose(
-    logits: Float[Tensor, "B V"], options: GenerateOptions, draw: Float64[Tensor, " B"]
+    logits: Float[Tensor, "B V"], options: GenerateOptions, draw: Float64[Tensor, " B"] | None
 ) -> Int[Tensor, " B"]:
-    """The next token of each row: the most probable, or the one at ``draw`` of the distribution.
+    """The next token of each row: the most probable, or the one at ``draw`` of the distribution,
+    where there is one and the temperature is not 0.
 
     Sampling walks the kept tokens from the most probable down and takes the first at which the
     cumulative probability (float64) passes ``draw``.
     """
-    if options.temperature == 0:
+    if draw is None or options.temperature == 0:
         return logits.argmax(dim=-1)
     scaled = logits.double() / options.temperature
     ranked, token = scaled.sort(stable=True, dim=-1, descending=True)

@@ -44,7 +44,8 @@ def _read(model: Model, batch: Batch, cache: Cache) -> tuple[Float[Tensor, "B V"
     return output.head.logits(output.hidden[:, -1]), output.cache
 
 
-_whole = torch.compile(_read, fullgraph=True)
+# What calls the graph's kernels is compiled too: calls from Python take as long as small products.
+_whole = torch.compile(_read, fullgraph=True, options={"cpp_wrapper": True})
 
 
 def _compiled(model: Model, batch: Batch, cache: Cache) -> tuple[Float[Tensor, "B V"], Cache]:

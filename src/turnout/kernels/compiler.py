@@ -11,9 +11,10 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from filelock import FileLock
 
 from turnout.config.cache import cache_folder
@@ -29,16 +30,24 @@ class Source:
 
     Attributes:
         options: of the compiler, beside ``OPTIONS``.
+        torch: whether it uses PyTorch's stable interface.
     """
 
     path: Path
-    options: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    torch: bool = False
+
+    def with_options(self, options: tuple[str, ...]) -> "Source":
+        """The same with these."""
+        return replace(self, options=options)
 
     @property
     def built(self) -> Path:
         """Where its library is, or would be."""
         files = (self.path, *sorted(self.path.parent.glob("*.h")))
-        made_of = "\0".join((*(each.read_text("utf-8") for each in files), *OPTIONS, *self.options))
+        linked = (torch.__version__,) if self.torch else ()
+        parts = (*(each.read_text("utf-8") for each in files), *OPTIONS, *self.options, *linked)
+        made_of = "\0".join(parts)
         digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
         return cache_folder() / "kernels" / f"{self.path.stem}-{digest}.so"
 
@@ -81,9 +90,13 @@ def _compiler() -> list[str]:
 def _compile(compiler: list[str], source: Source, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         compiled, linked = Path(folder, "part.o"), Path(folder, "part.so")
-        _call([*compiler, *OPTIONS, *source.options, "-c", str(source.path), "-o", str(compiled)])
+        home = Path(torch.__file__).parent
+        include = ["-I", str(home / "include")] if source.torch else []
+        link = ["-L", str(home / "lib"), "-ltorch_cpu", "-ltorch"] if source.torch else []
+        options = [*OPTIONS, *source.options, *include]
+        _call([*compiler, *options, "-c", str(source.path), "-o", str(compiled)])
         # Without -fopenmp: it would bring its own library in.
-        _call([*compiler, "-shared", str(compiled), "-o", str(linked)])
+        _call([*compiler, "-shared", str(compiled), "-o", str(linked), *link])
         linked.replace(target)
 
 

@@ -6,7 +6,7 @@ bfloat16 on the way (docs/results/layer.md). Axes: N rows, E experts, D inner wi
 """
 
 import ctypes
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, final
 
@@ -14,52 +14,29 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from turnout.config.errors import UserError
 from turnout.kernels.compiler import Source
+from turnout.kernels.library import HERE, Kernels
 
-_WIDE = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma")
-_HALF = "-mavx512bf16"
 _KINDS: Final = {
     (torch.float32, torch.float32): 0,
     (torch.bfloat16, torch.float32): 1,
     (torch.bfloat16, torch.bfloat16): 2,
 }
+# Of a call: two factors and offsets, then so many sizes, the kind, the threads, and the result.
+_SIZES: Final = {"product": 4, "outer": 3}
 
 
 @final
-class GroupedKernels:
-    """The kernels of this machine: loaded where they are built already, else built on first use.
-
-    Attributes:
-        dtypes: of rows that they can compute here.
-        preferred: the dtypes for which they are taken where nobody says otherwise: ``dtypes``, if
-            they were built when the process began. So nothing is built that was not asked for.
-        missing: why there can be none here; empty if there can.
-    """
+class GroupedKernels(Kernels):
+    """The products and their gradients; of the machine that ``HERE`` describes, ``GROUPED``."""
 
     def __init__(self, capability: str, flags: frozenset[str]) -> None:
-        half = "avx512_bf16" in flags
-        self.missing = "" if capability == "AVX512" else "they need AVX-512, which is not here"
-        self.dtypes = frozenset({torch.float32, torch.bfloat16} if half else {torch.float32})
-        self.preferred: frozenset[torch.dtype] = frozenset()
-        self._source = Source(
-            Path(__file__).with_name("grouped.cpp"), (*_WIDE, _HALF) if half else _WIDE
-        )
         self._library: ctypes.CDLL | None = None
-        if self.missing:
-            self.dtypes = frozenset()
-        elif self._source.built.exists():
-            with suppress(UserError):
-                self.prefer()
+        super().__init__(Source(Path(__file__).with_name("grouped.cpp")), capability, flags)
 
-    def prefer(self) -> None:
-        """Takes them from now on, built first unless they are: seconds, once a user and version.
-
-        Raises:
-            UserError: there can be none here, or the compiler failed.
-        """
-        self._loaded()
-        self.preferred = self.dtypes
+    @property
+    def loaded(self) -> bool:
+        return self._library is not None
 
     def prefers(self, rows: torch.dtype, weight: torch.dtype) -> bool:
         """Whether they are taken where nobody says otherwise, for rows and a weight of these."""
@@ -78,21 +55,12 @@ class GroupedKernels:
             offsets: int32, the end of each expert's rows.
         """
         transposed = not weight.is_contiguous() and weight.transpose(1, 2).is_contiguous()
-        rows, offsets = rows.contiguous(), offsets.contiguous()
         weight = weight if transposed else weight.contiguous()
-        experts, inner, columns = weight.shape
-        out = rows.new_empty(rows.shape[0], columns)
-        self._loaded().turnout_product(
-            _at(rows),
-            _at(weight),
-            _at(offsets),
-            *map(ctypes.c_long, (experts, inner, columns)),
-            int(transposed),
-            _KINDS[rows.dtype, weight.dtype],
-            ctypes.c_long(torch.get_num_threads()),
-            _at(out),
-        )
-        out[int(offsets[-1]) if experts else 0 :].zero_()
+        out = rows.new_empty(rows.shape[0], weight.shape[2])
+        kind = _KINDS[rows.dtype, weight.dtype]
+        sizes = (*weight.shape, int(transposed), kind)
+        self._call("product", (rows.contiguous(), weight, offsets.contiguous()), sizes, out)
+        out[int(offsets[-1]) if len(offsets) else 0 :].zero_()
         return out
 
     def outer(
@@ -104,45 +72,24 @@ class GroupedKernels:
     ) -> None:
         """Writes ``rows[n] grad[n]^T``, summed over each expert's rows, into ``out``: float32, or
         bfloat16 as the rows."""
-        rows, grad, offsets = rows.contiguous(), grad.contiguous(), offsets.contiguous()
         assert out.is_contiguous()
-        self._loaded().turnout_outer(
-            _at(rows),
-            _at(grad),
-            _at(offsets),
-            *map(ctypes.c_long, out.shape),
-            _KINDS[rows.dtype, out.dtype],
-            ctypes.c_long(torch.get_num_threads()),
-            _at(out),
-        )
+        given = (rows.contiguous(), grad.contiguous(), offsets.contiguous())
+        self._call("outer", given, (*out.shape, _KINDS[rows.dtype, out.dtype]), out)
 
-    def _loaded(self) -> ctypes.CDLL:
-        if self._library is not None:
-            return self._library
-        if self.missing:
-            raise UserError(f"kernels in C++: {self.missing}")
-        built = self._source.build()
-        try:
-            self._library = ctypes.CDLL(str(built))
-        except OSError as error:
-            raise UserError(f"kernels in C++: {error}; delete that file, and try again") from None
-        return self._library
+    def _call(self, name: str, given: Sequence[Tensor], sizes: Sequence[int], out: Tensor) -> None:
+        self.load()
+        call = getattr(self._library, f"turnout_{name}")
+        at = (each.data_ptr() for each in given)
+        call(*at, *sizes, torch.get_num_threads(), out.data_ptr())
+
+    def _open(self, built: Path) -> None:
+        library = ctypes.CDLL(str(built))
+        pointer, size = ctypes.c_void_p, ctypes.c_long
+        for name, sizes in _SIZES.items():
+            types = [pointer] * 3 + [size] * (sizes + 2) + [pointer]
+            getattr(library, f"turnout_{name}").argtypes = types
+        self._library = library
 
 
-def _at(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
-def _processor_flags(cpuinfo: Path) -> frozenset[str]:
-    """What Linux says that the processor can do; nothing elsewhere."""
-    if not cpuinfo.is_file():
-        return frozenset()
-    lines = cpuinfo.read_text(errors="replace").splitlines()
-    found = next((line for line in lines if line.startswith("flags")), "")
-    return frozenset(found.partition(":")[2].split())
-
-
-GROUPED: Final = GroupedKernels(
-    torch.backends.cpu.get_cpu_capability(), _processor_flags(Path("/proc/cpuinfo"))
-)
+GROUPED: Final = GroupedKernels(*HERE)
 """Of this process."""

@@ -15,8 +15,9 @@ constexpr int COLUMNS = 32;         // of a panel: two registers
 constexpr int ROWS = 14;            // of a tile: 28 sums, which leave registers for both factors
 constexpr int WORDS = 512;          // of the inner dimension at a time
 constexpr int HEIGHT = 16 * ROWS;   // rows of the left factor at a time
-constexpr int TALLEST = 4 * HEIGHT;  // rows that a packed right factor is multiplied by
 constexpr int WIDTH = 256;          // columns of the right factor at a time
+constexpr int FEW = 64;             // rows, which cost little to fetch again for other columns
+constexpr int SHARES = 4;           // tasks that a thread is to have of a packed factor, if few
 constexpr int AHEAD = 4;            // lines that are fetched before they are packed
 constexpr int BY_ROW = WORDS + 16;  // from row to row, so that rows do not share a set of a cache
 constexpr int BY_WORD = HEIGHT + 16;  // from word to word of an upright left factor
@@ -42,7 +43,7 @@ Room<T> room(size_t count) {
 struct Scratch {
   Room<uint32_t> right = room<uint32_t>(WORDS * WIDTH);
   Room<uint32_t> left = room<uint32_t>(std::max(HEIGHT * BY_ROW, WORDS * BY_WORD));
-  Room<float> sums = room<float>(TALLEST * WIDTH);
+  Room<float> sums = room<float>(4 * HEIGHT * WIDTH);
 };
 
 // A matrix in memory: `line` entries from one of its lines to the next. Upright, a line runs along
@@ -134,5 +135,46 @@ void fetch(const Matrix<Rows>& left, long row, long rows, long inner, long depth
           Entry::across(left.at(row + i, inner + k), left.line, depth - k, first(rows - i)));
   }
 }
+
+// Panels as tiles read them, `stride` words from one to the next.
+struct Panels {
+  const float* at;
+  long stride;
+};
+
+// A right factor as it lies in memory: a block is packed when it is multiplied.
+template <class Rows, class Stored>
+struct Loose {
+  using Entry = Words<Rows, Stored>;
+  static constexpr long TALLEST = 4 * HEIGHT;  // rows that a block is multiplied by once packed
+  Matrix<Stored> matrix;
+  Ahead ahead(long columns, long inner, long depth) const {
+    return Ahead::of(matrix, columns, inner, depth);
+  }
+  Panels panels(Scratch& scratch, long columns, long inner, long depth) const {
+    pack<Rows>(matrix, columns, inner, depth, scratch.right.get());
+    const float* at = reinterpret_cast<const float*>(scratch.right.get());
+    return {at, words_of<Entry>(depth) * COLUMNS};
+  }
+};
+
+// A right factor that was packed for good: a panel has all `words` of the inner dimension.
+template <class Stored>
+struct Packed {
+  using Entry = Words<Stored, Stored>;
+  static constexpr long TALLEST = HEIGHT;  // so that their sums stay in the caches
+  const float* at;
+  long words;
+  static long count(long columns) { return (columns + COLUMNS - 1) / COLUMNS; }
+  Ahead ahead(long columns, long inner, long depth) const {
+    const long each = words_of<Entry>(depth) * COLUMNS * long(sizeof(float)) / 64;
+    const float* from = at + inner / Entry::DEPTH * COLUMNS;
+    const long line = words * COLUMNS * long(sizeof(float));
+    return {reinterpret_cast<const char*>(from), count(columns), each, each, line - each * 64};
+  }
+  Panels panels(Scratch&, long, long inner, long) const {
+    return {at + inner / Entry::DEPTH * COLUMNS, words * COLUMNS};
+  }
+};
 
 }  // namespace turnout

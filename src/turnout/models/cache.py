@@ -12,6 +12,7 @@ from torch import Tensor
 
 from turnout.config.attention import Attention
 from turnout.config.errors import UserError
+from turnout.nn import one_query
 from turnout.nn.attention import KeyValues, Slots
 
 HALF = (torch.bfloat16, torch.float16)
@@ -20,10 +21,12 @@ HALF = (torch.bfloat16, torch.float16)
 def kept(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """What keys and values of this dtype are kept in.
 
-    On CPUs the attention of one query to many keys takes eight times as long in half precision as
-    in float32 (docs/results/generation.md), whose room they are given.
+    On CPUs PyTorch's attention of one query to many keys takes eight times as long in half
+    precision as in float32 (docs/results/generation.md), whose room they are given; but where the
+    kernels in C++ are taken.
     """
-    return torch.float32 if device.type == "cpu" and dtype in HALF else dtype
+    slow = device.type == "cpu" and dtype in HALF and not one_query.computes(dtype, device)
+    return torch.float32 if slow else dtype
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from turnout.nn import onednn
 from turnout.nn.linear import linear
+from turnout.nn.packed import packed_linear
 
 CHUNK_ELEMENTS = 1 << 23  # logits of a chunk: 32 MiB in float32
 
@@ -59,7 +60,7 @@ class Head:
 
     def logits(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """Float32 logits; for a few positions, since the vocabulary is wide."""
-        product = onednn.packed_linear if self.packed else linear
+        product = packed_linear if self.packed else linear
         return product(hidden * self.scale, self.weight).float()
 
     def cross_entropy(

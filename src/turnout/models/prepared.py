@@ -12,10 +12,10 @@ from turnout.models.base import Model
 from turnout.moe.experts import Experts, LinearExperts
 from turnout.moe.packed import PackedExperts
 from turnout.moe.routers import Router
-from turnout.nn import onednn
 from turnout.nn.embedding import Embedding
 from turnout.nn.feed_forward import FeedForward
 from turnout.nn.linear import Linear
+from turnout.nn.packed import packed, packs
 
 Memo = dict[int, object]  # what stands for an object in the copy, by the id of the object
 
@@ -28,15 +28,15 @@ class Aim:
     pack: bool
 
     def packs(self, weight: Tensor) -> bool:
-        return self.pack and onednn.packs(weight, self.dtype)
+        return self.pack and packs(weight, self.dtype)
 
 
 def prepared(model: Model, *, pack: bool = True) -> Model:
     """The model with its weights laid out once for the passes that are to follow.
 
     Weights that layers cast at every call are cast to compute dtype once, which changes no bit; and
-    with ``pack``, on CPUs with AVX-512, large matrices are packed for oneDNN: passes over few
-    tokens take half the time, and roundings differ. Packing takes about as long as 50 such passes.
+    with ``pack``, on CPUs with AVX-512, large matrices are packed: passes over few tokens
+    take half the time or less, and roundings differ. Packing takes about as long as 50 such passes.
     Norms, position biases and routers, which are float32 inside, share the weights of ``model``.
 
     Adapters are merged first, in a copy of the model.
@@ -56,7 +56,7 @@ def prepared(model: Model, *, pack: bool = True) -> Model:
         return model
     made = copy.deepcopy(model, _shared(model) | ready)
     if shared_head:
-        made.packed_embedding = onednn.packed(weight.detach().to(model.dtype))
+        made.packed_embedding = packed(weight.detach().to(model.dtype))
     return made
 
 
@@ -87,13 +87,15 @@ def _(module: Embedding, aim: Aim) -> Memo:
 @_ready.register
 def _(module: Linear | FeedForward, aim: Aim) -> Memo:
     found: Memo = {}
+    if module.packed:
+        return found
     for weight in module.parameters():
         found |= _cast(weight, aim)
     matrices = [weight for weight in module.parameters() if weight.dim() == 2]
     if not all(map(aim.packs, matrices)):
         return found
     for matrix in matrices:
-        own = onednn.packed(matrix.detach().to(aim.dtype))
+        own = packed(matrix.detach().to(aim.dtype))
         found[id(matrix)] = nn.Parameter(own, requires_grad=False)
     made = copy.deepcopy(module, _shared(module) | found)
     made.packed = True

@@ -1,4 +1,4 @@
-"""Experts whose matrices lie as oneDNN reads them fastest, to compute many passes from.
+"""Experts whose matrices lie as a product reads them fastest, to compute many passes from.
 
 Axes: N rows sorted by expert, E experts, D width, F hidden width.
 """
@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from turnout.moe.experts import Experts, ExpertStack, expert_of_row
-from turnout.nn import onednn
 from turnout.nn.activations import activate
 from turnout.nn.feed_forward import apply_hidden_bias
+from turnout.nn.packed import PackedStack, packed_stack
 
 
 @final
@@ -25,9 +25,9 @@ class PackedExperts(ExpertStack):
         self.init_scale = experts.init_scale
         self.config = experts.config
         _, self.d_model, self.d_ff = experts.w_in.shape
-        self.w_in = _packed(experts.w_in, dtype)
-        self.w_gate = None if experts.w_gate is None else _packed(experts.w_gate, dtype)
-        self.w_out = _packed(experts.w_out, dtype)
+        self.w_in = packed_stack(experts.w_in, dtype)
+        self.w_gate = None if experts.w_gate is None else packed_stack(experts.w_gate, dtype)
+        self.w_out = packed_stack(experts.w_out, dtype)
         self.b_in = _cast(experts.b_in, dtype)
         self.b_gate = _cast(experts.b_gate, dtype)
         self.b_out = _cast(experts.b_out, dtype)
@@ -45,60 +45,28 @@ class PackedExperts(ExpertStack):
         """As ``Experts.forward``."""
         x_gate = None
         if self.w_gate is not None:
-            x_gate = _project(rows, self.w_gate, self.b_gate, offsets, self.d_ff)
-        x_in = _project(rows, self.w_in, self.b_in, offsets, self.d_ff)
+            x_gate = _project(rows, self.w_gate, self.b_gate, offsets)
+        x_in = _project(rows, self.w_in, self.b_in, offsets)
         hidden = activate(self.config.activation, x_in, x_gate)
         if self.hidden_bias is not None:
             bias = self.hidden_bias.index_select(0, expert_of_row(rows.shape[0], offsets))
             hidden = apply_hidden_bias(hidden, bias, self.config)
-        return _project(hidden, self.w_out, self.b_out, offsets, self.d_model)
+        return _project(hidden, self.w_out, self.b_out, offsets)
 
 
 def _project(
     rows: Float[Tensor, "N I"],
-    weights: nn.ParameterList,
+    weights: PackedStack,
     bias: Float[Tensor, "E O"] | None,
     offsets: Int[Tensor, " E"],
-    width: int,
 ) -> Float[Tensor, "N O"]:
-    out: Tensor = torch.ops.turnout.packed_product(rows, offsets, list(weights), width)
+    out: Tensor = weights(rows, offsets)
     if bias is None:
         return out
     return out + bias.index_select(0, expert_of_row(rows.shape[0], offsets))
-
-
-def _packed(stacked: Float[Tensor, "E I O"], dtype: torch.dtype) -> nn.ParameterList:
-    """The matrices [O, I] of so many experts."""
-    return nn.ParameterList(
-        nn.Parameter(onednn.packed(one.t().to(dtype).contiguous()), requires_grad=False)
-        for one in stacked.detach()
-    )
 
 
 def _cast(stacked: Tensor | None, dtype: torch.dtype) -> nn.Parameter | None:
     if stacked is None:
         return None
     return nn.Parameter(stacked.detach().to(dtype), requires_grad=False)
-
-
-def _packed_product(rows: Tensor, offsets: Tensor, weights: list[Tensor], width: int) -> Tensor:
-    """``rows[n] @ weights[e].T``; rows past the last offset give zero."""
-    out, start = rows.new_zeros(rows.shape[0], width), 0
-    for weight, end in zip(weights, offsets.tolist(), strict=True):
-        if end - start == rows.shape[0] > 0:
-            return onednn.packed_linear(rows, weight)
-        if end > start:
-            out[start:end] = onednn.packed_linear(rows[start:end], weight)
-        start = end
-    return out
-
-
-def _shape_of_product(rows: Tensor, offsets: Tensor, weights: list[Tensor], width: int) -> Tensor:
-    return rows.new_empty(rows.shape[0], width)
-
-
-onednn.operator(
-    "packed_product(Tensor rows, Tensor offsets, Tensor[] weights, int width) -> Tensor",
-    _packed_product,
-    _shape_of_product,
-)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from turnout.config.attention import AttentionConfig
-from turnout.nn import dropped_attention, learned_bias
+from turnout.nn import dropped_attention, learned_bias, one_query
 from turnout.nn.biased import Biased, Mask, in_one
 from turnout.nn.init import matrix_normal_
 from turnout.nn.linear import Linear
@@ -189,6 +189,8 @@ class AttentionBase(nn.Module, ABC):
     ) -> Float[Tensor, "B H Q e"]:
         """The heads' weighted sums, by the operator that keeps least."""
         keys, values = read.keys, read.values
+        if one_query.takes(queries, dropout):
+            return one_query.attention(queries, keys, values, mask, self.scale)
         if isinstance(mask, Biased) and learned_bias.takes(queries, keys, values, mask, dropout):
             return learned_bias.attention(queries, keys, values, mask, self.scale)
         whole = in_one(mask, queries.dtype)

@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from turnout.config.feed_forward import FeedForwardConfig
-from turnout.nn import onednn
 from turnout.nn.activations import activate
 from turnout.nn.init import matrix_normal_
 from turnout.nn.linear import MatrixAdapter, adapted, linear
+from turnout.nn.packed import packed_linear
 
 
 @final
@@ -52,7 +52,7 @@ class FeedForward(nn.Module):
         init_network(self, generator, std=std, scale=scale)
 
     def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
-        product = onednn.packed_linear if self.packed else linear
+        product = packed_linear if self.packed else linear
         x_gate = None
         if self.w_gate is not None:
             x_gate = adapted(product(x, self.w_gate, self.b_gate), x, self.w_gate_lora)

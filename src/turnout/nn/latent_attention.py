@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from turnout.config.latent_attention import LatentAttention as LatentAttentionConfig
-from turnout.nn import dropped_attention
+from turnout.nn import dropped_attention, one_query
 from turnout.nn.attention import KeyValues
 from turnout.nn.biased import Mask, in_one
 from turnout.nn.init import matrix_normal_
@@ -83,7 +83,9 @@ class LatentAttention(nn.Module):
         queries = self._queries(x, rotation)
         whole = in_one(mask, queries.dtype)
         dropout = self.dropout if self.training else 0.0
-        if dropped_attention.takes(queries, dropout):
+        if one_query.takes(queries, dropout):
+            mixed = one_query.attention(queries, keys, values, mask, self.scale)
+        elif dropped_attention.takes(queries, dropout):
             mixed = dropped_attention.attention(queries, keys, values, whole, dropout, self.scale)
         else:
             mixed = F.scaled_dot_product_attention(

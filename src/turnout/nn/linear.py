@@ -13,6 +13,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from turnout.nn import onednn
 from turnout.nn.adapter import Adapter
+from turnout.nn.packed import packed_linear
 
 
 @final
@@ -38,7 +39,7 @@ class Linear(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
-        y = (onednn.packed_linear if self.packed else linear)(x, self.weight, self.bias)
+        y = (packed_linear if self.packed else linear)(x, self.weight, self.bias)
         return adapted(y, x, self.weight_lora)
 
 

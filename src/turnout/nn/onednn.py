@@ -2,26 +2,20 @@
 
 PyTorch gives float32 products to MKL, which keeps its AVX-512 kernels for Intel's processors; on
 others it has half the rate or less (docs/results/products.md). oneDNN, which PyTorch carries for
-other types, asks what the processor can do. And few rows are read against a matrix more than twice
-as fast where it lies as oneDNN wants it (docs/results/generation.md).
+other types, asks what the processor can do.
 
 Axes: N rows, D inner width, F outer width.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 SMALL = 1 << 15  # elements of a matrix below which a call costs more than it saves
 BRIEF = 1 << 22  # multiplications below which an operator of our own is no gain
-FEW = 16  # rows, as in a step of generation, whose kernels are met again and again
-LIBRARY = torch.library.Library("turnout", "FRAGMENT")  # type: ignore[no-untyped-call]
-PACKED = frozenset({torch.float32, torch.bfloat16})
 
 
 def available() -> bool:
@@ -79,53 +73,6 @@ def fastest_into(
         out.copy_(left @ right)
 
 
-def packs(weight: Tensor, dtype: torch.dtype) -> bool:
-    """Whether ``packed`` pays for a weight in this dtype: on a CPU with AVX-512, unless small."""
-    able = WIDE and weight.device.type == "cpu" and not weight.is_mkldnn
-    return able and dtype in PACKED and weight.numel() >= SMALL
-
-
-def packed(weight: Float[Tensor, "F D"]) -> Float[Tensor, "F D"]:
-    """A copy as ``linear`` reads it fastest, in a layout that only oneDNN understands."""
-    found = torch.ops.mkldnn._reorder_linear_weight(weight)
-    return cast(Tensor, found)
-
-
-def packed_linear(
-    x: Float[Tensor, "*N D"],
-    weight: Float[Tensor, "F D"],
-    bias: Float[Tensor, " F"] | None = None,
-) -> Float[Tensor, "*N F"]:
-    """``x @ weight.T + bias`` of a ``packed`` weight, for any numbers of rows; an operator of its
-    own, since a compiler sees no layout of oneDNN's."""
-    return cast(Tensor, torch.ops.turnout.packed_linear(x, weight, bias))
-
-
-def _packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    rows = x.flatten(0, -2)
-    size = kernel_size(len(rows))
-    if len(rows) <= FEW or size == len(rows):
-        return linear(x, weight, bias)
-    grown = linear(F.pad(rows, (0, 0, 0, size - len(rows))), weight, bias)
-    return grown[: len(rows)].view(*x.shape[:-1], -1)
-
-
-def _shape_of_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty(*x.shape[:-1], weight.shape[0])
-
-
-def operator(schema: str, compute: Callable[..., Tensor], shape: Callable[..., Tensor]) -> None:
-    """Makes ``turnout::...`` of a function that takes packed weights and has no gradient.
-
-    ``torch.library.custom_op`` would cost eight microseconds a call, as long as a small product.
-    """
-    LIBRARY.define(schema)  # type: ignore[no-untyped-call]
-    name = schema.split("(")[0]
-    for key in ("CPU", "MkldnnCPU"):
-        LIBRARY.impl(name, compute, key)  # type: ignore[no-untyped-call]
-    torch.library.register_fake(f"turnout::{name}", shape, lib=LIBRARY)
-
-
 def known_faster(capability: str, cpuinfo: Path) -> bool:
     """Whether they are known to be faster: with AVX-512 on a processor that says it is no Intel."""
     if not available() or capability != "AVX512" or not cpuinfo.is_file():
@@ -133,10 +80,4 @@ def known_faster(capability: str, cpuinfo: Path) -> bool:
     return "GenuineIntel" not in cpuinfo.read_text(errors="replace")
 
 
-WIDE = available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 FASTER = known_faster(torch.backends.cpu.get_cpu_capability(), Path("/proc/cpuinfo"))
-operator(
-    "packed_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
-    _packed_linear,
-    _shape_of_linear,
-)

@@ -21,6 +21,8 @@ def sent(
     per_token: int,
 ) -> Float[Tensor, "N D"]:
     """``x[token]``, where assignment n of K a token became row ``row[n]``."""
+    if _for_a_compiler():
+        return x.index_select(0, token)
     rows: Tensor = torch.ops.turnout.sent(x, token, row, per_token)
     return rows
 
@@ -63,6 +65,8 @@ def weighted_home(
     per_token: int,
 ) -> Float[Tensor, "T D"]:
     """Each token's kept rows times their float32 weights, added in float32 and cast once."""
+    if _for_a_compiler():
+        return _home_part(rows, weight, row, kept, per_token).to(rows.dtype)
     home: Tensor = torch.ops.turnout.weighted_home(rows, weight, row, kept, per_token)
     return home
 
@@ -73,17 +77,34 @@ def weighted_home(
     schema="(Tensor rows, Tensor weight, Tensor row, Tensor kept, int per_token) -> Tensor",
 )
 def _home_op(rows, weight, row, kept, per_token):  # type: ignore[no-untyped-def]
-    width, wide = rows.shape[1], torch.promote_types(rows.dtype, weight.dtype)
+    width = rows.shape[1]
     out = rows.new_empty(row.shape[0] // per_token, width)
     for start, size in parts(row.shape[0], width, per_token):
-        factor, slotted = (each.narrow(0, start, size).unsqueeze(1) for each in (weight, kept))
-        found = rows.index_select(0, row.narrow(0, start, size)).to(wide).mul_(factor)
-        # Not times zero: what experts leave in rows without a slot counts for nothing.
-        found.masked_fill_(~slotted, 0.0)
-        if per_token > 1:
-            found = found.view(-1, per_token, width).sum(1)
+        factor, place, slotted = (each.narrow(0, start, size) for each in (weight, row, kept))
+        found = _home_part(rows, factor, place, slotted, per_token)
         out.narrow(0, start // per_token, size // per_token).copy_(found)
     return out
+
+
+def _home_part(
+    rows: Float[Tensor, "N D"],
+    weight: Float[Tensor, " M"],
+    row: Int[Tensor, " M"],
+    kept: Bool[Tensor, " M"],
+    per_token: int,
+) -> Float[Tensor, "U D"]:
+    """Of the assignments of some tokens, not cast yet."""
+    wide = torch.promote_types(rows.dtype, weight.dtype)
+    found = rows.index_select(0, row).to(wide).mul_(weight.unsqueeze(1))
+    # Not times zero: what experts leave in rows without a slot counts for nothing.
+    found.masked_fill_(~kept.unsqueeze(1), 0.0)
+    return found.view(-1, per_token, rows.shape[1]).sum(1) if per_token > 1 else found
+
+
+def _for_a_compiler() -> bool:
+    """Whether plain operators are better: a compiler makes loops of them, and there is no way
+    back."""
+    return torch.compiler.is_compiling() and not torch.is_grad_enabled()
 
 
 @_home_op.register_fake
