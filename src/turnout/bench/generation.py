@@ -1,9 +1,10 @@
 """Greedy generation against the dense twin and against transformers, on the same weights.
 
-Prefill is the encoder and the first token; decode is all tokens behind the encoder, which stands in
-the time of a step with its share. Weights are in the compute dtype, ours packed
-(``models.prepared``) and the step compiled, before the clock starts. transformers runs with its
-static cache and with its dynamic one; its Switch model has one implementation of the experts.
+Prefill is the encoder and the first token; decode the steps from the first token to the last;
+generate all of it, a token's time with its share of the encoder's. Weights are in the compute
+dtype, ours packed (``models.prepared``) and the step compiled, before the clock starts.
+transformers runs with its static cache and with its dynamic one; its Switch model has one
+implementation of the experts.
 
 No generation is faster than the floor: the bytes of weights that the steps must read over the
 measured bandwidth, and the encoder's arithmetic over the measured peak.
@@ -13,6 +14,7 @@ one that was taken by no more than rounding does.
 """
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -24,14 +26,14 @@ from torch import Tensor
 from turnout.bench.equal import UnequalError
 from turnout.bench.machine import Rates
 from turnout.bench.models import Size
-from turnout.bench.options import DECODE, Options
+from turnout.bench.options import DECODE, GENERATE, PREFILL, Options
 from turnout.bench.peers import transformers_switch
 from turnout.bench.peers.installed import INSTALL, installed
 from turnout.bench.suite import Cells, Contest, Suite
-from turnout.bench.timing import Spread, Times, Work
+from turnout.bench.timing import Part, Spread, Times, Work
 from turnout.config.flops import stack_flops
 from turnout.config.model import EncoderDecoderConfig
-from turnout.generate import GenerateOptions, generate
+from turnout.generate import GenerateOptions, generate, stream
 from turnout.generate.prompts import batch_of, left_padded
 from turnout.models import Model, prepared
 
@@ -60,7 +62,7 @@ class GenerationSuite(Suite):
         for experts, dtype, rows, mode in product(
             options.experts, options.dtypes, options.rows, options.modes
         ):
-            new = options.new if mode == DECODE else 1
+            new = 1 if mode == PREFILL else options.new
             compiled = self.compiled and new > 1
             case = Case(Size.of(options, experts), getattr(torch, dtype), rows, new, mode, compiled)
             yield contest(case, options.peers)
@@ -76,6 +78,11 @@ class Case:
     new: int
     mode: str
     compiled: bool
+
+    @property
+    def steps(self) -> int:
+        """Tokens whose time counts."""
+        return self.new - 1 if self.mode == DECODE else self.new
 
     @property
     def options(self) -> GenerateOptions:
@@ -107,17 +114,20 @@ def contest(case: Case, peers: bool) -> Contest:
     model = prepared(original)
     dense = prepared(case.size.twin.model(case.dtype).eval())
     logits = _our_logits(original, ids) if foreign is None else _their_logits(foreign, ids)
-    ways: dict[str, Work] = {
-        OURS: lambda: generate(model, prompts, case.options),
-        DENSE: lambda: generate(dense, prompts, case.options),
+    texts: dict[str, Work] = {OURS: lambda: generate(model, prompts, case.options)}
+    ways = {
+        OURS: _ours(model, prompts, case.options, case.mode),
+        DENSE: _ours(dense, prompts, case.options, case.mode),
     }
     if case.options.compile:
-        ways[PLAIN] = lambda: generate(model, prompts, plain)
+        texts[PLAIN] = lambda: generate(model, prompts, plain)
+        ways[PLAIN] = _ours(model, prompts, plain, case.mode)
     if foreign is not None:
         expected = transformers_switch.tokens(foreign, ids, case.new, "static")
         for cache, way in THEIRS.items():
-            ways[way] = _theirs(foreign, ids, case.new, cache)
-    found = {way: work() for way, work in ways.items() if way != DENSE}
+            texts[way] = _theirs(foreign, ids, case.new, cache, GENERATE)
+            ways[way] = _theirs(foreign, ids, case.new, cache, case.mode)
+    found = {way: text() for way, text in texts.items()}
     ways[DENSE]()  # its compiler, before the clock starts
     tie = TIE[case.dtype]
     agreed = {way: agreement(way, each, expected, logits, tie) for way, each in found.items()}
@@ -129,15 +139,27 @@ def contest(case: Case, peers: bool) -> Contest:
         ways=ways,
         bases=(DENSE, OURS) if foreign is None else (OURS, DENSE),
         differences={way: lead for way, (_, lead) in agreed.items()},
-        parts=case.new,
+        parts=case.steps,
         unit="ms a token",
         left_out={} if foreign or not peers else {"transformers": f"not installed; {INSTALL}"},
-        cells=lambda times, rates: _cells(times, rates, floor, same, case.new),
+        cells=lambda times, rates: _cells(times, rates, floor, same, case.steps),
     )
 
 
-def _theirs(foreign: Any, ids: Tensor, new: int, cache: str) -> Work:
-    return lambda: transformers_switch.tokens(foreign, ids, new, cache)
+def _ours(model: Model, prompts: list[list[int]], options: GenerateOptions, mode: str) -> Work:
+    if mode != DECODE:
+        return lambda: generate(model, prompts, options)
+
+    def steps() -> Part:
+        marks = [time.perf_counter() for _ in stream(model, prompts, options)]
+        return Part(marks[-1] - marks[0])
+
+    return steps
+
+
+def _theirs(foreign: Any, ids: Tensor, new: int, cache: str, mode: str) -> Work:
+    work = transformers_switch.steps if mode == DECODE else transformers_switch.tokens
+    return lambda: work(foreign, ids, new, cache)
 
 
 def _facts(case: Case) -> dict[str, str | int | float]:
@@ -159,8 +181,8 @@ class Floor:
     """What no generation can do without.
 
     Attributes:
-        size: bytes of weights that the steps of all new tokens read.
-        flops: of the encoder.
+        size: bytes of weights that the steps of the new tokens read.
+        flops: of the encoder, where it is timed.
     """
 
     size: float
@@ -170,7 +192,8 @@ class Floor:
     def of(config: EncoderDecoderConfig, case: Case, distinct: float) -> "Floor":
         """Of a case, whose sparse layers read ``distinct`` experts in a step, on average."""
         encoder = stack_flops(config.stacks()[0], case.rows, PROMPT).total
-        return Floor(case.new * step_bytes(config, distinct, case.dtype.itemsize), encoder)
+        encoder = 0 if case.mode == DECODE else encoder
+        return Floor(case.steps * step_bytes(config, distinct, case.dtype.itemsize), encoder)
 
     def seconds(self, rates: Rates) -> float:
         """At the rates that the machine reached."""

@@ -10,7 +10,7 @@ from turnout.config.errors import UserError, nearest
 TOUR: Final = "tour"
 HALF_AND_WHOLE: Final = ("float32", "bfloat16")
 FORWARD, BOTH = "forward", "forward+backward"
-PREFILL, DECODE = "prefill", "decode"
+PREFILL, DECODE, GENERATE = "prefill", "decode", "generate"
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,15 @@ SUITES: Final[Mapping[str, Offer]] = {
     ),
     "generation": Offer(
         "prefill and decoding of a Switch Transformer, its dense twin and transformers'",
-        Options((8, 32), rows=(1, 16), modes=(PREFILL, DECODE), layers=6, vocabulary=32128, new=64),
-        (PREFILL, DECODE),
+        Options(
+            (8, 32),
+            rows=(1, 16),
+            modes=(PREFILL, DECODE, GENERATE),
+            layers=6,
+            vocabulary=32128,
+            new=64,
+        ),
+        (PREFILL, DECODE, GENERATE),
         peers=("transformers",),
     ),
     "experts": Offer(

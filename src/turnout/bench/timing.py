@@ -13,6 +13,17 @@ FEW: Final = 3  # repeats of a way that is far slower than the first
 
 
 @dataclass(frozen=True)
+class Part:
+    """What a call returns of which a part alone is to count.
+
+    Attributes:
+        seconds: of that part.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Spread:
     """Quartiles of some figures."""
 
@@ -50,7 +61,7 @@ class Times:
 def interleaved(
     ways: Mapping[str, Work], repeats: int, warm: int = 1, patience: float = math.inf
 ) -> Times:
-    """Times all ways in turn, ``repeats`` times.
+    """Times all ways in turn, ``repeats`` times; of a call that returns a ``Part``, that.
 
     Args:
         warm: calls of a way right before the one that is timed: the others have been at the cache.
@@ -67,6 +78,7 @@ def interleaved(
             for _ in range(warm):
                 work()
             started = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - started)
+            found = work()
+            took = time.perf_counter() - started
+            seconds[name].append(found.seconds if isinstance(found, Part) else took)
     return Times(seconds)

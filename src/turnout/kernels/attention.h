@@ -47,6 +47,19 @@ inline __m512 exponential(__m512 x) {
   return _mm512_scalef_ps(sum, n);
 }
 
+// A register of each, of which so many entries are left.
+inline __m512 added_products(__m512 sum, const float* one, const float* other, long left) {
+  return _mm512_fmadd_ps(widened(one, first(left)), widened(other, first(left)), sum);
+}
+
+#ifdef __AVX512BF16__
+inline __m512 added_products(__m512 sum, const Half* one, const Half* other, long left) {
+  using Pairs = Words<Half, Half>;
+  return _mm512_dpbf16_ps(sum, (__m512bh)Pairs::along(one, left),
+                          (__m512bh)Pairs::along(other, left));
+}
+#endif
+
 // Entries from row to row of a batch, from head to head, and from key to key; entries of a key lie
 // side by side. 0 where all rows or heads share one.
 struct Strides {
@@ -73,18 +86,15 @@ struct Attention {
 
  private:
   void run_head(long b, long group, long head) const {
-    static thread_local std::vector<float> scores, wide;
+    static thread_local std::vector<float> scores;
     scores.resize((length + LANES - 1) / LANES * LANES);
-    wide.resize((width + LANES - 1) / LANES * LANES);
     const T* asked = queries + query.at(b, head);
-    for (long d = 0; d < width; d += LANES)
-      _mm512_storeu_ps(&wide[d], widened(asked + d, first(width - d)));
     const T* from = keys + key.at(b, group);
     const float* plus = bias ? bias + added.at(b, head) : nullptr;
     const bool* may_read = allowed ? allowed + may.at(b, head) : nullptr;
     float most = -INFINITY;
     for (long k = 0; k < length; k++) {
-      float logit = scale * dot(wide.data(), from + k * key.key);
+      float logit = scale * dot(asked, from + k * key.key);
       if (plus) logit += plus[k * added.key];
       if (may_read && !may_read[k * may.key]) logit = -INFINITY;
       scores[k] = logit;
@@ -95,10 +105,10 @@ struct Attention {
         out + (b * heads + head) * value_width);
   }
 
-  float dot(const float* asked, const T* from) const {
+  float dot(const T* asked, const T* from) const {
     __m512 sum = _mm512_setzero_ps();
-    for (long d = 0; d < width; d += LANES)
-      sum = _mm512_fmadd_ps(_mm512_loadu_ps(asked + d), widened(from + d, first(width - d)), sum);
+    for (long d = 0; d < width; d += 64 / long(sizeof(T)))
+      sum = added_products(sum, asked + d, from + d, width - d);
     return _mm512_reduce_add_ps(sum);
   }
 

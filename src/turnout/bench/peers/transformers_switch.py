@@ -1,5 +1,6 @@
 """Switch Transformers and T5 of transformers, with the weights of our models."""
 
+import time
 from importlib import import_module
 from typing import Any, final
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from turnout.bench.models import Size
 from turnout.bench.peers.base import LayerPeer
+from turnout.bench.timing import Part
 from turnout.models import Model
 from turnout.moe.layer import MoELayer
 
@@ -34,7 +36,31 @@ def like(size: Size, model: Model) -> Any:
     return foreign.eval()
 
 
-def tokens(foreign: Any, ids: Tensor, new: int, cache: str) -> list[list[int]]:
+@final
+class Marks:
+    """Takes the time of every token, as a streamer of their ``generate``."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, value: Tensor) -> None:
+        """Called with the start, and then with every new token."""
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        """Called behind the last."""
+
+
+def steps(foreign: Any, ids: Tensor, new: int, cache: str) -> Part:
+    """The seconds from the first new token to the last."""
+    marks = Marks()
+    tokens(foreign, ids, new, cache, marks)
+    return Part(marks.times[-1] - marks.times[1])
+
+
+def tokens(
+    foreign: Any, ids: Tensor, new: int, cache: str, marks: Marks | None = None
+) -> list[list[int]]:
     """Greedy tokens behind prompts [B, S], without the start.
 
     Args:
@@ -47,6 +73,7 @@ def tokens(foreign: Any, ids: Tensor, new: int, cache: str) -> list[list[int]]:
         min_new_tokens=new,
         do_sample=False,
         cache_implementation=None if cache == "dynamic" else cache,
+        streamer=marks,
     )
     found: list[list[int]] = written[:, 1:].tolist()
     return found
