@@ -21,7 +21,7 @@ def sent(
     per_token: int,
 ) -> Float[Tensor, "N D"]:
     """``x[token]``, where assignment n of K a token became row ``row[n]``."""
-    if _for_a_compiler():
+    if for_a_compiler():
         return x.index_select(0, token)
     rows: Tensor = torch.ops.turnout.sent(x, token, row, per_token)
     return rows
@@ -65,7 +65,7 @@ def weighted_home(
     per_token: int,
 ) -> Float[Tensor, "T D"]:
     """Each token's kept rows times their float32 weights, added in float32 and cast once."""
-    if _for_a_compiler():
+    if for_a_compiler():
         return _home_part(rows, weight, row, kept, per_token).to(rows.dtype)
     home: Tensor = torch.ops.turnout.weighted_home(rows, weight, row, kept, per_token)
     return home
@@ -101,7 +101,7 @@ def _home_part(
     return found.view(-1, per_token, rows.shape[1]).sum(1) if per_token > 1 else found
 
 
-def _for_a_compiler() -> bool:
+def for_a_compiler() -> bool:
     """Whether plain operators are better: a compiler makes loops of them, and there is no way
     back."""
     return torch.compiler.is_compiling() and not torch.is_grad_enabled()
