@@ -161,6 +161,28 @@ def test_logits_far_apart_and_infinite():
     assert found[0, 0, 0, -1] == 0
 
 
+@pytest.mark.parametrize("keys", [1, 3, 20])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_a_number_is_not_hidden(bad, keys):
+    queries, values = torch.ones(1, 1, 1, 4), torch.ones(1, 1, keys, 4)
+    spoilt = torch.ones(1, 1, keys, 4)
+    spoilt[0, 0, -1, 0] = bad
+    assert operators.one_query(queries, spoilt, values, None, None, 1.0).isnan().all()
+    may = torch.ones(1, 1, 1, keys + 1, dtype=torch.bool)
+    may[..., -2] = False  # what may not be read does no harm
+    longer = (torch.cat((each, torch.ones(1, 1, 1, 4)), 2) for each in (spoilt, values))
+    assert (operators.one_query(queries, *longer, None, may, 1.0) == 1).all()
+
+
+def test_what_does_not_fit_is_refused():
+    queries, keys = drawn(2, 4, 1, 8), drawn(2, 2, 5, 8)
+    for wrong in (drawn(1, 2, 5, 8), drawn(2, 3, 5, 8), drawn(2, 2, 5, 9)):
+        with pytest.raises(RuntimeError, match="do not fit"):
+            operators.one_query(queries, wrong, keys, None, None, 1.0)
+    with pytest.raises(RuntimeError, match="a mask of other keys"):
+        operators.one_query(queries, keys, keys, drawn(1, 1, 1, 4), None, 1.0)
+
+
 def test_where_nothing_may_be_read_all_are_read_alike():
     values = drawn(1, 1, 5, 3)
     none = torch.zeros(1, 1, 1, 5, dtype=torch.bool)

@@ -37,7 +37,7 @@ inline void narrowed(__m512 sums, __mmask16 mask, Half* at) {
 // e^x for x at most 0: 2^n times a polynomial in the rest, |rest| <= log(2) / 2, by Taylor to the
 // seventh degree, whose error is below half a unit of the last place.
 inline __m512 exponential(__m512 x) {
-  x = _mm512_max_ps(x, _mm512_set1_ps(-104.0f));
+  x = _mm512_max_ps(_mm512_set1_ps(-104.0f), x);  // in this order, which lets a NaN through
   const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
   __m512 rest = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
   rest = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), rest);
@@ -98,7 +98,7 @@ struct Attention {
       if (plus) logit += plus[k * added.key];
       if (may_read && !may_read[k * may.key]) logit = -INFINITY;
       scores[k] = logit;
-      most = std::max(most, logit);
+      if (logit > most || logit != logit) most = logit;  // a NaN stays
     }
     const float total = exponentials(scores.data(), most);
     mix(scores.data(), 1 / total, values + value.at(b, group),

@@ -47,10 +47,10 @@ Tensor pack_panels(const Tensor& given) {
   return torch::stable::narrow(const_cast<Tensor&>(room), 1, 0, columns);
 }
 
-// Rows [N, D] with panels of [E, F, D], the first of its last two sizes at `columns`.
+// Rows [N, D] with the panels of [E, F, D], into [N, F]; F is `columns`.
 void multiply(const Tensor& rows, const Tensor& panels, const int32_t* ends, long experts,
               long columns, Tensor& out) {
-  const long count = rows.numel() / std::max<long>(rows.size(-1), 1), inner = rows.size(-1);
+  const long count = columns ? out.numel() / columns : 0, inner = rows.size(-1);
   const long room = experts * filled(columns, COLUMNS) * filled(inner, entries(rows));
   int64_t stored = 0;
   aoti_torch_get_storage_size(panels.get(), &stored);
@@ -73,7 +73,7 @@ Tensor packed_linear(const Tensor& given, const Tensor& panels) {
   std::vector<int64_t> shape(rows.sizes().begin(), rows.sizes().end());
   shape.back() = columns;
   Tensor out = torch::stable::new_empty(rows, shape);
-  const int32_t end = rows.size(-1) ? rows.numel() / rows.size(-1) : 0;
+  const int32_t end = columns ? out.numel() / columns : 0;
   multiply(rows, panels, &end, 1, columns, out);
   return out;
 }
@@ -104,6 +104,12 @@ Tensor one_query(const Tensor& queries, const Tensor& keys, const Tensor& values
   STD_TORCH_CHECK(keys.scalar_type() == queries.scalar_type() &&
                       values.scalar_type() == queries.scalar_type(),
                   "keys or values of another dtype");
+  STD_TORCH_CHECK(keys.size(0) == batch && values.size(0) == batch &&
+                      keys.size(1) == values.size(1) && heads % keys.size(1) == 0 &&
+                      keys.size(2) == values.size(2) && keys.size(3) == queries.size(3),
+                  "queries, keys and values that do not fit");
+  for (const std::optional<Tensor>& each : {bias, allowed})
+    STD_TORCH_CHECK(!each || each->size(3) == keys.size(2), "a mask of other keys");
   typed(queries, [&](auto entry) {
     using T = decltype(entry);
     Attention<T> attention{static_cast<const T*>(queries.const_data_ptr()),

@@ -39,7 +39,7 @@ class FewRowKernels(Kernels):
     def pack(self, weight: Float[Tensor, "*E F D"]) -> Float[Tensor, "*E F D"]:
         """Matrices as ``packed_linear`` and ``panel_product`` read them, in a layout that only
         they understand: behind what the shape says F is filled up to whole panels, and D is even
-        in bfloat16. A copy of the result is refused by them."""
+        in bfloat16. They refuse a copy of the result that lacks what is behind."""
         self.load()
         stack = weight if weight.dim() == 3 else weight.unsqueeze(0)
         found = cast(Tensor, torch.ops.turnout.pack_panels(stack))

@@ -15,8 +15,8 @@ void pack(const void* weight, Groups groups, long inner, long columns, void* out
 #pragma omp parallel for num_threads(groups.threads)
   for (long i = 0; i < groups.experts * panels; i++) {
     const long column = i % panels * COLUMNS;
-    const Stored* from = static_cast<const Stored*>(weight) + (i / panels * columns + column) * inner;
-    const Matrix<Stored> matrix{from, inner, false};
+    const long line = i / panels * columns + column;
+    const Matrix<Stored> matrix{static_cast<const Stored*>(weight) + line * inner, inner, false};
     uint32_t* at = static_cast<uint32_t*>(out) + i * words * COLUMNS;
     turnout::pack<Stored>(matrix, std::min<long>(COLUMNS, columns - column), 0, inner, at);
   }

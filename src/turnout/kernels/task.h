@@ -88,8 +88,8 @@ struct Groups {
   }
 };
 
-// Runs so many experts' every block of columns. A thread takes its next task before it begins one, but
-// for the last ones, for which another thread may be free earlier.
+// Runs every block of columns of these experts. A thread takes its next task before it begins one,
+// but for the last ones, for which another thread may be free earlier.
 template <class Make>
 void each(const std::vector<long>& experts, long threads, long columns, long most,
           const Make& make) {

@@ -1,7 +1,7 @@
 """Matrices laid out once as a product reads them fastest, for many passes over the same weights.
 
-By the kernels in C++ where they are taken, else by oneDNN, which PyTorch carries; few rows are
-multiplied with a packed matrix two to four times as fast (docs/results/generation.md).
+By the kernels in C++ where they are taken, else by oneDNN, which PyTorch carries: few rows are
+multiplied sooner with a packed matrix (docs/results/generation.md).
 
 Axes: N rows, D inner width, F outer width, E experts.
 """
