@@ -5,7 +5,7 @@ memory, and a call from Python takes as long as a small product. So these are op
 in C++: products with matrices packed for good, and attention of one query
 (docs/results/generation.md). None has gradients.
 
-Axes: N rows, E experts, D inner width, F outer width, B batch, H heads, G heads of keys, K keys,
+Axes: N rows, E experts, D inner width, P the same filled up, F outer width, B batch, H heads, G heads of keys, K keys,
 d width of a key, e of a value.
 """
 
@@ -36,7 +36,7 @@ class FewRowKernels(Kernels):
     def loaded(self) -> bool:
         return self._is_loaded
 
-    def pack(self, weight: Float[Tensor, "*E F D"]) -> Float[Tensor, "*E F D"]:
+    def pack(self, weight: Float[Tensor, "*E F D"]) -> Float[Tensor, "*E F P"]:
         """Matrices as ``packed_linear`` and ``panel_product`` read them, in a layout that only
         they understand: behind what the shape says F is filled up to whole panels, and D is even
         in bfloat16. They refuse a copy of the result that lacks what is behind."""
@@ -50,13 +50,13 @@ class FewRowKernels(Kernels):
         self._is_loaded = True
 
 
-def packed_linear(x: Float[Tensor, "*N D"], weight: Float[Tensor, "F D"]) -> Float[Tensor, "*N F"]:
+def packed_linear(x: Float[Tensor, "*N D"], weight: Float[Tensor, "F P"]) -> Float[Tensor, "*N F"]:
     """``x @ weight^T`` of a packed matrix, in the dtype of both."""
     return cast(Tensor, torch.ops.turnout.packed_linear(x, weight))
 
 
 def panel_product(
-    rows: Float[Tensor, "N D"], weight: Float[Tensor, "E F D"], offsets: Int[Tensor, " E"]
+    rows: Float[Tensor, "N D"], weight: Float[Tensor, "E F P"], offsets: Int[Tensor, " E"]
 ) -> Float[Tensor, "N F"]:
     """``rows[n] @ weight[e]^T`` of packed matrices, rows sorted by expert and ``offsets`` (int32)
     the ends of theirs; rows past the last offset give zero."""
@@ -67,8 +67,8 @@ def one_query(
     queries: Float[Tensor, "B H 1 d"],
     keys: Float[Tensor, "B G K d"],
     values: Float[Tensor, "B G K e"],
-    bias: Float[Tensor, "B|1 H|1 1 K"] | None,
-    allowed: Bool[Tensor, "B|1 H|1 1 K"] | None,
+    bias: Float[Tensor, "#B #H 1 K"] | None,
+    allowed: Bool[Tensor, "#B #H 1 K"] | None,
     scale: float,
 ) -> Float[Tensor, "B H 1 e"]:
     """``softmax(scale * query keys^T + bias) values`` over the keys that are ``allowed``, over all

@@ -3,7 +3,7 @@
 By the kernels in C++ where they are taken, else by oneDNN, which PyTorch carries: few rows are
 multiplied sooner with a packed matrix (docs/results/generation.md).
 
-Axes: N rows, D inner width, F outer width, E experts.
+Axes: N rows, D inner width, P the same as it is packed, F outer width, E experts.
 """
 
 from abc import ABC, abstractmethod
@@ -29,7 +29,7 @@ def packs(weight: Tensor, dtype: torch.dtype) -> bool:
     return able and dtype in PACKED and weight.numel() >= onednn.SMALL
 
 
-def packed(weight: Float[Tensor, "F D"]) -> Float[Tensor, "F D"]:
+def packed(weight: Float[Tensor, "F D"]) -> Float[Tensor, "F P"]:
     """A copy in a layout that ``packed_linear`` alone understands."""
     if weight.dtype in FEW_ROWS.preferred:
         return FEW_ROWS.pack(weight)
@@ -38,7 +38,7 @@ def packed(weight: Float[Tensor, "F D"]) -> Float[Tensor, "F D"]:
 
 def packed_linear(
     x: Float[Tensor, "*N D"],
-    weight: Float[Tensor, "F D"],
+    weight: Float[Tensor, "F P"],
     bias: Float[Tensor, " F"] | None = None,
 ) -> Float[Tensor, "*N F"]:
     """``x @ weight.T + bias`` of a ``packed`` weight, for any numbers of rows; an operator of its
