@@ -5,8 +5,8 @@ memory, and a call from Python takes as long as a small product. So these are op
 in C++: products with matrices packed for good, and attention of one query
 (docs/results/generation.md). None has gradients.
 
-Axes: N rows, E experts, D inner width, P the same filled up, F outer width, B batch, H heads, G heads
-of keys, K keys, d width of a key, e of a value.
+Axes: N rows, E experts, D inner width, P the same filled up, F outer width, B batch, H heads,
+G heads of keys, K keys, d width of a key, e of a value.
 """
 
 from collections.abc import Callable
