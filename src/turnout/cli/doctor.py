@@ -59,10 +59,11 @@ def _hardware() -> list[str]:
 
 def _kernels() -> str:
     from turnout.kernels.grouped import GROUPED
+    from turnout.kernels.operators import FEW_ROWS
 
     if GROUPED.missing:
         return f"none; {GROUPED.missing}"
-    if not GROUPED.preferred:
+    if not (GROUPED.preferred and FEW_ROWS.preferred):
         return "not built; `turnout doctor --build` builds them, and `auto` takes them from then on"
     return "built"
 
