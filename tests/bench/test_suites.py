@@ -1,6 +1,8 @@
 """The other suites at tiny sizes: their models by hand, their checks shown to fail."""
 
 import dataclasses
+import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,15 +15,16 @@ from turnout.bench.generation import Distinct, Floor, GenerationSuite, agreement
 from turnout.bench.machine import Probe, Rates, facts
 from turnout.bench.memory import beyond, peak
 from turnout.bench.models import Size
-from turnout.bench.options import SUITES
+from turnout.bench.options import DECODE, SUITES
 from turnout.bench.peers import transformers_switch
 from turnout.bench.peers.transformers_moe import Done, Work, experts_norm, model
 from turnout.bench.peers.transformers_moe import step as their_step
 from turnout.bench.scaling import ScalingSuite, predicted, weight_bytes
 from turnout.bench.step import StepSuite
 from turnout.bench.suite import run
-from turnout.bench.timing import Times
+from turnout.bench.timing import Part, Times
 from turnout.config.errors import UserError
+from turnout.generate import GenerateOptions
 from turnout.kernels.grouped import GROUPED
 
 PROBE = Probe(square=16, size=1 << 10)
@@ -73,6 +76,17 @@ def test_the_floor_by_hand():
     assert cells["transformers, static cache"]["a third of it over the floor"] == 2.0
 
 
+def test_the_floor_of_a_mode_is_of_what_it_times():
+    """Of 5 tokens all have 5 steps and the encoder, decoding 4 steps and no encoder."""
+    config = SIZE.config()
+    whole, decode, prefill = (
+        Floor.of(config, generation.Case(SIZE, torch.float32, 2, new, mode, False), 1.0)
+        for new, mode in ((5, "generate"), (5, "decode"), (1, "prefill"))
+    )
+    assert whole.size == 5 * prefill.size and decode.size == 4 * prefill.size
+    assert whole.flops == prefill.flops > 0 and decode.flops == 0
+
+
 def test_distinct_experts_are_counted():
     made = SIZE.model(torch.float32).eval()
     watched = Distinct.of(made)
@@ -103,12 +117,26 @@ def test_tokens_may_part_where_rounding_parts_them():
 
 def test_generation_is_measured_against_both_caches():
     given = options("generation", rows=(2,), layers=2, vocabulary=40, new=3)
-    prefill, decode = run(GenerationSuite(compiled=False), given, probe=PROBE).rows
+    prefill, decode, whole = run(GenerationSuite(compiled=False), given, probe=PROBE).rows
     ways = ["turnout", "dense twin", "transformers, static cache", "transformers, dynamic cache"]
-    assert list(prefill.seconds) == list(decode.seconds) == ways
-    assert (prefill.parts, decode.parts) == (1, 3)
+    assert list(prefill.seconds) == list(decode.seconds) == list(whole.seconds) == ways
+    assert (prefill.parts, decode.parts, whole.parts) == (1, 2, 3)
     assert decode.cells["turnout"]["same tokens"] == "2 of 2"
     assert decode.bases == ("turnout", "dense twin")
+
+
+def test_steps_are_timed_from_the_first_token_to_the_last(monkeypatch):
+    """By a clock that ticks when it is read: 5 new tokens are 4 steps apart, ours and theirs."""
+    model = SIZE.model(torch.float32).eval()
+    theirs = transformers_switch.like(SIZE, model)
+    for module in (generation, transformers_switch):
+        clock = SimpleNamespace(perf_counter=itertools.count().__next__)
+        monkeypatch.setattr(module, "time", clock)
+    ours = generation._ours(model, [[3, 4], [5, 6]], GenerateOptions(5), DECODE)
+    assert ours() == Part(4)
+    for cache in transformers_switch.CACHES:
+        ids = torch.tensor([[3, 4], [5, 6]])
+        assert transformers_switch.steps(theirs, ids, 5, cache) == Part(4)
 
 
 def test_another_weight_gives_other_tokens(monkeypatch):

@@ -1,6 +1,6 @@
 """Spreads and ratios by hand, and who is timed how often."""
 
-from turnout.bench.timing import FEW, Spread, Times, interleaved
+from turnout.bench.timing import FEW, Part, Spread, Times, interleaved
 
 
 def test_quartiles_by_hand():
@@ -29,6 +29,11 @@ def test_ways_take_turns_and_are_warmed():
     times = interleaved(ways, repeats=2, warm=1)
     assert "".join(calls) == "aabbaabb"
     assert {name: len(each) for name, each in times.seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_a_call_that_names_its_part_is_timed_by_it():
+    times = interleaved({"part": lambda: Part(7.0)}, repeats=2)
+    assert times.seconds["part"] == [7.0, 7.0]
 
 
 def test_what_is_far_slower_is_timed_less_often(monkeypatch):
